@@ -1,0 +1,6 @@
+"""Networks as flax.linen modules; the ones named here are what a config may name."""
+
+from diffusion_jax.models.t5 import T5Encoder
+from diffusion_jax.models.unet import UNet
+
+__all__ = ["T5Encoder", "UNet"]

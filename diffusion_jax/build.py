@@ -1,0 +1,170 @@
+"""From a config to an experiment: the one place where the parts meet, and the last that sees the config."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from diffusion_jax import config as entries
+from diffusion_jax import models, text
+from diffusion_jax.data import examples, pipeline, sources, tokenizers
+from diffusion_jax.diffusion import (
+    denoiser,
+    grids,
+    guidance,
+    loss,
+    noise_levels,
+    parameterization,
+    samplers,
+    schedules,
+    weighting,
+)
+from diffusion_jax.diffusion import keys as random_keys
+from diffusion_jax.training import optimizer
+from diffusion_jax.types import Cond, Network, Params
+
+
+class Experiment(NamedTuple):
+    """A config as functions; parameters are {"text_encoder": ..., "denoiser": ...}.
+
+    text: tokenizer and encoder. init: key -> parameters. encode: (parameters, tokens, mask) -> Cond.
+    network: parameters -> Network. loss: (parameters, batch, keys) -> (scalar, metrics).
+    """
+
+    text: text.Text
+    init: Callable
+    encode: Callable
+    network: Callable
+    loss: Callable
+    optimizer: optax.GradientTransformation
+    schedule: schedules.Schedule
+    parameterization: Callable
+    picture_shape: tuple[int, int, int]
+
+
+def build(config: ConfigDict) -> Experiment:
+    """Put the parts together that a config names. Raises ValueError, naming the entry, where one does not fit."""
+    part = partial(named_part, config)
+    schedule = part("schedule", schedules)()
+    parameterize = part("parameterization", parameterization)
+    words = text.jointly_trained(part("tokenizer", tokenizers)(), part("text_encoder", models)())
+    unet = part("denoiser", models)()
+    shape = (config.resolution, config.resolution, 3)
+    null = words.tokenize([""])
+
+    def encode(params: Params, tokens, mask) -> Cond:
+        return words.encode(params["text_encoder"], tokens, mask)
+
+    def network(params: Params, dropout_key=None) -> Network:
+        rngs = {} if dropout_key is None else {"dropout": dropout_key}
+
+        def predict(x_t, log_snr, cond):
+            variables = {"params": params["denoiser"]}
+            return unet.apply(variables, x_t, log_snr, cond, deterministic=dropout_key is None, rngs=rngs)
+
+        return denoiser.unit_variance(predict, schedule.alpha_sigma)
+
+    def init(key) -> Params:
+        text_key, key = jax.random.split(key)
+        params = {"text_encoder": words.init(text_key)}
+        cond = encode(params, *null)
+        x_t = jnp.zeros((1, *shape))
+        return params | {"denoiser": unet.init(key, x_t, jnp.zeros(1), cond)["params"]}
+
+    objective = partial(
+        loss.diffusion_loss,
+        schedule=schedule,
+        parameterization=parameterize,
+        noise_levels=part("noise_levels", noise_levels),
+        weighting=part("weighting", weighting),
+    )
+
+    def batch_loss(params: Params, batch: dict, keys):
+        x_0 = batch["image"].astype(jnp.float32) / 127.5 - 1
+        tokens, mask = (jnp.concatenate([batch[name], row]) for name, row in zip(("tokens", "mask"), null, strict=True))
+        every = encode(params, tokens, mask)  # the null caption is the last row: one call encodes it too
+        cond, nothing = jax.tree.map(lambda a: a[:-1], every), jax.tree.map(lambda a: a[-1:], every)
+        cond = guidance.drop(cond, nothing, config.caption_dropout, random_keys.for_purpose(keys, "drop"))
+        return objective(network(params, random_keys.for_purpose(keys, "dropout")[0]), x_0, cond, keys)
+
+    return Experiment(
+        text=words,
+        init=init,
+        encode=encode,
+        network=network,
+        loss=batch_loss,
+        optimizer=part("optimizer", optimizer)(),
+        schedule=schedule,
+        parameterization=parameterize,
+        picture_shape=shape,
+    )
+
+
+def named_part(config: ConfigDict, entry: str, home) -> Callable:
+    """One entry of a config as a function, with errors that say which entry they are about."""
+    try:
+        return entries.bind(config[entry], home)
+    except ValueError as error:
+        raise ValueError(f"config.{entry}: {error}") from error
+
+
+def source(config: ConfigDict, split: str, data_dir: str) -> examples.Source:
+    """The captioned pictures of a split, "train" or "validation". Raises FileNotFoundError where they are not built."""
+    make = named_part(config, "data", sources)
+    return make(split=split, data_dir=data_dir)
+
+
+def sampler(experiment: Experiment, sampling: ConfigDict) -> tuple[Callable, Callable]:
+    """How a config's `sampling` entry draws: (grid, draw).
+
+    grid: () -> sigmas, as many as nfe network calls allow. draw: (params, text, null_text, keys, sigmas, scale) ->
+    (pictures, xs, estimates), where text and null_text are (tokens, mask), and xs and estimates hold the trajectory, of
+    shape (levels, batch, height, width, channel). Guidance scale and sigmas are arrays: changing them compiles nothing.
+    """
+    take = named_part(sampling, "sampler", samplers)
+    n = samplers.steps_for(take.func, sampling.nfe)
+    make_grid = named_part(sampling, "grid", grids)
+    needs_schedule = {"schedule": experiment.schedule} if "schedule" in make_grid.func.__annotations__ else {}
+
+    def grid():
+        return make_grid(n, sampling.sigma_min, sampling.sigma_max, **needs_schedule)
+
+    def draw(params, text, null_text, keys, sigmas, scale):
+        cond, null_cond = experiment.encode(params, *text), experiment.encode(params, *null_text)
+        denoise = denoiser.denoiser(experiment.network(params), experiment.schedule, experiment.parameterization)
+        guided = guidance.cfg(denoise, null_cond, scale)
+        if sampling.threshold_percentile:
+            guided = guidance.dynamic_threshold(guided, sampling.threshold_percentile)
+        noise = random_keys.normal(random_keys.for_purpose(keys, "start"), experiment.picture_shape)
+        pictures, trajectory = take(guided, noise * sigmas[0], sigmas, cond, keys, trace=True)
+        return pictures, *trajectory
+
+    return grid, draw
+
+
+def batches(config: ConfigDict, experiment: Experiment, data_dir: str):
+    """This process's part of every global training batch, from the first on; see `data.pipeline`."""
+    return pipeline.batches(
+        source(config, "train", data_dir),
+        resolution=config.resolution,
+        tokenizer=experiment.text.tokenize,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        **config.loader,
+    )
+
+
+def held_out(config: ConfigDict, experiment: Experiment, data_dir: str) -> dict:
+    """The held-out pictures that a run is judged by: the first `validation_size` of them."""
+    return pipeline.fixed(
+        source(config, "validation", data_dir),
+        resolution=config.resolution,
+        tokenizer=experiment.text.tokenize,
+        count=config.validation_size,
+    )

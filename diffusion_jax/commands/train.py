@@ -1,0 +1,33 @@
+"""Train a model, or go on with its training: the same command does both.
+
+Examples:
+
+  diffusion-jax train --config=experiments/emoji32.py --workdir=runs/a
+  diffusion-jax train --config=experiments/emoji32.py --config.batch_size=128 --workdir=runs/b
+  diffusion-jax train --config=experiments/adm64.py --dry_run
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    config_flags.DEFINE_config_file("config", None, "File with get_config().", flag_values=values)
+    flags.DEFINE_string("workdir", None, "Folder of the run: made, or gone on with.", flag_values=values)
+    flags.DEFINE_string("data_dir", "data", "Folder of the data sets.", flag_values=values)
+    flags.DEFINE_bool(
+        "dry_run", False, "Print the config, the parameters and the predicted memory, and stop.", flag_values=values
+    )
+    flags.mark_flag_as_required("config", flag_values=values)
+
+
+def run(args: flags.FlagValues) -> None:
+    from diffusion_jax import dry_run
+    from diffusion_jax import run as runs
+
+    if args.dry_run:
+        dry_run.report(args.config)
+    elif args.workdir is None:
+        raise flags.Error("--workdir is required: the folder for the run")
+    else:
+        runs.train(args.config, args.workdir, args.data_dir)

@@ -1,0 +1,72 @@
+"""From an entry of a config to a function of the package, or of anybody's.
+
+An entry is dict(name=..., **arguments). A bare name is a public function of its home module; "package.module:function"
+is found wherever Python finds it, so an idea, its config and its sweep fit in one file.
+"""
+
+import difflib
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import ModuleType
+
+
+def resolve(name: str, home: ModuleType) -> Callable:
+    """The function that a config names. Raises ValueError, with the nearest names, where there is none."""
+    module_name, _, function_name = name.rpartition(":")
+    if module_name:
+        try:
+            home = importlib.import_module(module_name)
+        except ImportError as error:
+            raise ValueError(f"{name}: cannot import {module_name} ({error}); write package.module:function") from error
+    found = getattr(home, function_name, None)
+    if callable(found) and not function_name.startswith("_"):
+        return found
+    near = difflib.get_close_matches(function_name, names := public_names(home), n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(names)}"
+    raise ValueError(f"{home.__name__} has no {function_name!r}: {hint}")
+
+
+def public_names(home: ModuleType) -> list[str]:
+    """The names that a bare name of a config may be: the functions and classes which the module itself defines or exports."""
+    exported = getattr(home, "__all__", None)
+    return sorted(
+        name
+        for name, value in vars(home).items()
+        if callable(value)
+        and not name.startswith("_")
+        and (name in exported if exported is not None else getattr(value, "__module__", None) == home.__name__)
+    )
+
+
+def bind(entry: Mapping, home: ModuleType) -> Callable:
+    """The named function with the entry's arguments bound; what it still needs comes when it is called.
+
+    Raises ValueError for an entry without a name, an unknown name, or an argument that the function does not take.
+    """
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    name = arguments.pop("name", None)
+    if not isinstance(name, str):
+        raise ValueError(f"a config entry for {home.__name__} needs a name, but holds {dict(entry)}")
+    function = resolve(name, home)
+    accepted = inspect.signature(function).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        for key in arguments.keys() - accepted.keys():
+            near = difflib.get_close_matches(key, accepted, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(accepted)}"
+            raise ValueError(f"{name} takes no argument {key!r}: {hint}")
+    return partial(function, **arguments)
+
+
+def differences(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:
+    """What changed between two configs, a line each: `key: old -> new`."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += differences(before, after, f"{prefix}{key}.")
+        elif json.dumps(before) != json.dumps(after):
+            lines.append(f"{prefix}{key}: {before} -> {after}")
+    return lines

@@ -1,0 +1,56 @@
+"""The training loss: at a random level, how far is the network from the noise that was added?"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from diffusion_jax.diffusion.keys import for_purpose, normal
+from diffusion_jax.diffusion.parameterization import Parameterization, eps_error_factor, target
+from diffusion_jax.diffusion.schedules import Schedule
+from diffusion_jax.types import Cond, Image, Keys, LogSnr, Network, Scalar
+
+
+def diffusion_loss(
+    network: Network,
+    x_0: Image,
+    cond: Cond,
+    keys: Keys,
+    *,
+    schedule: Schedule,
+    parameterization: Parameterization,
+    noise_levels: Callable,
+    weighting: Callable,
+) -> tuple[Scalar, dict[str, Scalar]]:
+    """The mean over the batch of weight times squared error in eps, and what is worth logging of it.
+
+    Each example draws its level and its noise from its own key.
+    """
+    log_snr = noise_levels(for_purpose(keys, "level"), schedule)
+    eps = normal(for_purpose(keys, "noise"), x_0.shape[1:], log_snr.dtype)
+    error = eps_error(network, x_0, eps, log_snr, cond, schedule=schedule, parameterization=parameterization)
+    loss = jnp.mean(weighting(log_snr) * error)
+    return loss, {"loss": loss, "eps_error": jnp.mean(error)}
+
+
+def eps_error(
+    network: Network,
+    x_0: Image,
+    eps: Image,
+    log_snr: LogSnr,
+    cond: Cond,
+    *,
+    schedule: Schedule,
+    parameterization: Parameterization,
+) -> LogSnr:
+    """Mean squared error in eps of each example, from the error in whatever the network predicts.
+
+    To recover eps from a prediction of x_0 would divide a difference of nearly equal pictures by sigma_t. The error in
+    the prediction times an exact factor is the same number without that. Computed in the wider type of x_0 and log_snr.
+    """
+    dtype = jnp.promote_types(x_0.dtype, log_snr.dtype)
+    x_0, eps, log_snr = x_0.astype(dtype), eps.astype(dtype), log_snr.astype(dtype)
+    alpha_t, sigma_t = schedule.alpha_sigma(log_snr)
+    x_t = alpha_t[:, None, None, None] * x_0 + sigma_t[:, None, None, None] * eps
+    y = target(x_0, eps, alpha_t, sigma_t, parameterization)
+    squared = jnp.mean(jnp.square(network(x_t, log_snr, cond).astype(dtype) - y), axis=(1, 2, 3))
+    return jnp.square(eps_error_factor(alpha_t, sigma_t, parameterization)) * squared

@@ -1,0 +1,56 @@
+"""How much does an error count at each noise level? log_snr -> the factor of the squared error in eps.
+
+The weight acts on the error in eps whatever the network predicts, so that eps, x_0 and v are compared under one loss.
+A paper that weighs another error is brought to this one by
+
+    |error in eps|^2 = SNR |error in x_0|^2 = SNR / (1 + SNR) |error in v|^2    (v of a variance-preserving schedule)
+
+so a weight w on the error in x_0 is w / SNR here. It multiplies whatever density `noise_levels` gives the levels;
+a paper that states its weight for uniform log_snr instead needs `per_log_snr`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid as logistic
+from jax.typing import ArrayLike
+
+from diffusion_jax.diffusion.schedules import Schedule
+from diffusion_jax.types import LogSnr
+
+
+def constant(log_snr: LogSnr) -> LogSnr:
+    """1: the simple loss of DDPM (Ho et al. 2020)."""
+    return jnp.ones_like(log_snr)
+
+
+def min_snr(log_snr: LogSnr, gamma: ArrayLike = 5.0) -> LogSnr:
+    """min(SNR, gamma) on the error in x_0 (Hang et al. 2023), so min(1, gamma / SNR) here: low noise counts less."""
+    return jnp.exp(jnp.minimum(0.0, jnp.log(gamma) - log_snr))
+
+
+def sigmoid(log_snr: LogSnr, bias: ArrayLike = 2.0) -> LogSnr:
+    """A smooth step from 1 at high noise to 0 at low noise, at log_snr = bias (Kingma and Gao 2023, VDM++).
+
+    They state it for uniform log_snr: `per_log_snr` with this weighting is theirs, this alone is not.
+    """
+    return logistic(bias - log_snr)
+
+
+def edm(log_snr: LogSnr, sigma_data: ArrayLike = 0.5) -> LogSnr:
+    """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2 on the error in x_0, so 1 + sigma^2 / sigma_data^2 here.
+
+    It gives each level the same weight for a network with parameterization.edm_prediction (Karras et al. 2022); it
+    goes with noise_levels.log_normal.
+    """
+    return 1 + jnp.exp(-log_snr) / sigma_data**2
+
+
+def per_log_snr(log_snr: LogSnr, weighting: Callable, schedule: Schedule) -> LogSnr:
+    """`weighting` times -d log_snr / dt: for levels uniform in t, the loss as if they were uniform in log_snr.
+
+    The expected loss is then the same for every schedule of the same range, which only changes its variance.
+    """
+    slope = jax.vmap(jax.grad(schedule.log_snr))(schedule.t(log_snr))
+    return -slope * weighting(log_snr)

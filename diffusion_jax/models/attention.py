@@ -1,0 +1,56 @@
+"""Where positions of a picture look at each other, and at the words of a sentence."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.models.normalization import GroupNorm
+from diffusion_jax.types import Cond, Image
+
+
+def attend(query, key, value, heads: int, mask=None):
+    """Multi-head scaled dot-product attention of (batch, length, dim) arrays; mask: (batch, key length), True = visible.
+
+    The logits and their softmax are float32. A row that may see nothing at all gets the mean of its values, not NaN.
+    """
+    split = [a.reshape(*a.shape[:2], heads, a.shape[-1] // heads) for a in (query, key, value)]
+    if mask is not None:
+        mask = mask[:, None, None, :]
+    out = jax.nn.dot_product_attention(*split, mask=mask)
+    return out.reshape(query.shape)
+
+
+class SelfAttention(nn.Module):
+    """x + attention of a picture's positions among themselves. Its last projection begins at zero: at first it is the identity."""
+
+    head_dim: int = 64
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Image) -> Image:
+        batch, height, width, channels = x.shape
+        heads = max(channels // self.head_dim, 1)
+        h = GroupNorm(name="norm")(x).astype(self.dtype).reshape(batch, height * width, channels)
+        qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
+        h = attend(*jnp.split(qkv, 3, axis=-1), heads)
+        h = nn.Dense(channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")(h)
+        return x + h.reshape(x.shape)
+
+
+class CrossAttention(nn.Module):
+    """x + attention from a picture's positions to the words. Its last projection begins at zero."""
+
+    head_dim: int = 64
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Image, cond: Cond) -> Image:
+        batch, height, width, channels = x.shape
+        heads = max(channels // self.head_dim, 1)
+        h = GroupNorm(name="norm")(x).astype(self.dtype).reshape(batch, height * width, channels)
+        text = nn.LayerNorm(dtype=self.dtype, name="text_norm")(cond.text_emb)
+        query = nn.Dense(channels, dtype=self.dtype, use_bias=False, name="query")(h)
+        key, value = jnp.split(nn.Dense(2 * channels, dtype=self.dtype, use_bias=False, name="key_value")(text), 2, axis=-1)
+        h = attend(query, key, value, heads, cond.text_mask)
+        h = nn.Dense(channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")(h)
+        return x + h.reshape(x.shape)

@@ -1,0 +1,70 @@
+"""What a UNet is made of: convolutions, residual blocks, and the changes of resolution between them."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffusion_jax.models.normalization import GroupNorm
+from diffusion_jax.types import Image
+
+
+def conv(features: int, size: int, dtype, name: str, zero: bool = False, parent=None):
+    """A convolution that keeps the picture's size. zero: its weights begin at zero, so its branch begins silent."""
+    init = {"kernel_init": nn.initializers.zeros} if zero else {}
+    return nn.Conv(features, (size, size), padding="SAME", dtype=dtype, name=name, **init)
+
+
+def space_to_depth(x: Image, patch: int) -> Image:
+    """Cut a picture into patch x patch squares and stack each square's pixels as channels (pixel unshuffle)."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // patch, patch, width // patch, patch, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // patch, width // patch, patch * patch * channels)
+
+
+def depth_to_space(x: Image, patch: int) -> Image:
+    """The inverse of `space_to_depth`."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, patch, patch, channels // patch**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * patch, width * patch, channels // patch**2)
+
+
+def halve(x: Image) -> Image:
+    """Half the resolution, by the mean of each 2 x 2 square."""
+    return nn.avg_pool(x, (2, 2), (2, 2))
+
+
+def double(x: Image) -> Image:
+    """Twice the resolution, by repeating each pixel."""
+    batch, height, width, channels = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels)).reshape(
+        batch, 2 * height, 2 * width, channels
+    )
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, convolution, twice, beside a skip; the second norm is scaled and shifted by the condition vector.
+
+    x: (batch, height, width, channel); vector: (batch, dim) -> (batch, height', width', features), where resample ("halve",
+    "double" or None) changes the resolution inside the block, of the branch and the skip alike (BigGAN's, as in
+    ADM: Dhariwal & Nichol 2021, section 3). The last convolution begins at zero: at first the block is its skip.
+    """
+
+    features: int
+    resample: str | None = None
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Image, vector: Float[Array, "batch dim"], deterministic: bool = True) -> Image:
+        change = {None: lambda a: a, "halve": halve, "double": double}[self.resample]
+        h = change(nn.silu(GroupNorm(name="norm_in")(x)))
+        h = conv(self.features, 3, self.dtype, "conv_in")(h)
+        film = nn.Dense(2 * self.features, dtype=self.dtype, name="film")(nn.silu(vector))
+        h = nn.silu(GroupNorm(name="norm_out")(h, film))
+        h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
+        h = conv(self.features, 3, self.dtype, "conv_out", zero=True)(h)
+        x = change(x)
+        if x.shape[-1] != self.features:
+            x = nn.Dense(self.features, dtype=self.dtype, name="skip")(x)
+        return x + h

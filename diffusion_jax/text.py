@@ -1,0 +1,41 @@
+"""From captions to what the denoiser is conditioned on."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from diffusion_jax.types import Cond, Params
+
+
+class Text(NamedTuple):
+    """A tokenizer and an encoder that belong together.
+
+    tokenize: captions -> (tokens int32, mask bool), numpy arrays of (captions, length).
+    init: key -> parameters. encode: (parameters, tokens, mask) -> Cond. The null caption is the empty one.
+    """
+
+    tokenize: Callable
+    init: Callable
+    encode: Callable
+
+
+def jointly_trained(tokenize: Callable, encoder: nn.Module) -> Text:
+    """A text encoder whose parameters are trained together with the denoiser's."""
+
+    def init(key: Array) -> Params:
+        tokens, mask = tokenize([""])
+        return encoder.init(key, jnp.asarray(tokens), jnp.asarray(mask))["params"]
+
+    def encode(params: Params, tokens: Int[Array, "batch length"], mask: Bool[Array, "batch length"]) -> Cond:
+        return Cond(encoder.apply({"params": params}, tokens, mask), mask)
+
+    return Text(tokenize, init, encode)
+
+
+def null_tokens(text: Text) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens and mask of the empty caption: what a picture without a caption is conditioned on. Batch 1."""
+    return text.tokenize([""])

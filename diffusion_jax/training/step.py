@@ -1,0 +1,29 @@
+"""One update of everything, written for one global batch; parallel.py says where it runs."""
+
+from collections.abc import Callable
+
+import jax
+import optax
+
+from diffusion_jax.diffusion import keys as random_keys
+from diffusion_jax.training import ema
+from diffusion_jax.training.state import TrainState
+
+
+def make_train_step(loss: Callable, optimizer: optax.GradientTransformation, ema_decay: float) -> Callable:
+    """A pure function (state, batch, key) -> (state, metrics).
+
+    loss: (params, batch, keys) -> (scalar, metrics), where keys holds one key for each example, made from the run's key,
+    the step and the example's place in the batch. metrics: float32 scalars; "loss" and "gradient_norm" are always there.
+    """
+
+    def train_step(state: TrainState, batch: dict, key: jax.Array) -> tuple[TrainState, dict]:
+        keys = random_keys.for_example(key, state.step, batch["image"].shape[0])
+        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, batch, keys)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = ema.update(state.ema_params, params, ema.decay_at(state.step, ema_decay))
+        metrics = metrics | {"loss": value, "gradient_norm": optax.global_norm(gradients)}
+        return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+
+    return train_step

@@ -1,0 +1,54 @@
+"""What every experiment starts from: change what your question is about, and keep the rest."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """A small text-to-image model on emoji. A `name` is a function of the home module beside it, or "package.module:function"."""
+    return ConfigDict(
+        dict(
+            seed=0,
+            # data
+            data=dict(name="emoji"),  # data.sources
+            resolution=32,
+            batch_size=64,  # of all devices together
+            loader=dict(workers=0, prefetch=4),
+            validation_size=256,
+            # diffusion
+            schedule=dict(name="cosine"),  # diffusion.schedules
+            parameterization=dict(name="v_prediction"),  # diffusion.parameterization
+            noise_levels=dict(name="uniform"),  # diffusion.noise_levels
+            weighting=dict(name="edm", sigma_data=1.0),  # diffusion.weighting; this one is the plain loss on v
+            caption_dropout=0.1,
+            # models
+            tokenizer=dict(name="byt5", max_length=48),  # data.tokenizers
+            text_encoder=dict(name="T5Encoder", vocab=384, dim=192, d_kv=32, d_ff=512, heads=6, layers=2, gated=True),
+            denoiser=dict(
+                name="UNet",  # models
+                channels=64,
+                multipliers=(1, 2, 3),
+                blocks=1,
+                self_attention=(8, 4),
+                cross_attention=(8, 4),
+                patch=2,
+                dropout=0.0,
+                dtype="float32",
+            ),
+            # training
+            optimizer=dict(name="adamw", learning_rate=1e-3, warmup_steps=200, decay_steps=0),  # training.optimizer
+            ema_decay=0.999,
+            train=dict(steps=20_000, log_every=50, validate_every=1000, sample_every=1000, save_every=1000, keep=2),
+            # sampling
+            sampling=dict(
+                sampler=dict(name="dpmpp_2m"),  # diffusion.samplers
+                grid=dict(name="karras"),  # diffusion.grids
+                nfe=20,
+                sigma_min=0.02,
+                sigma_max=80.0,
+                cfg_scale=3.0,
+                threshold_percentile=0.0,  # 0: no dynamic thresholding
+                prompts=("red heart", "red apple, noto style", "green apple", "grinning face"),
+            ),
+        ),
+        convert_dict=True,
+    )
