@@ -115,7 +115,7 @@ def named_part(config: ConfigDict, entry: str, home) -> Callable:
 def source(config: ConfigDict, split: str, data_dir: str) -> examples.Source:
     """The captioned pictures of a split, "train" or "validation". Raises FileNotFoundError where they are not built."""
     make = named_part(config, "data", sources)
-    return make(split=split, data_dir=data_dir)
+    return make(split=split, **entries.accepted(make, data_dir=data_dir))
 
 
 def sampler(experiment: Experiment, sampling: ConfigDict) -> tuple[Callable, Callable]:
@@ -128,10 +128,10 @@ def sampler(experiment: Experiment, sampling: ConfigDict) -> tuple[Callable, Cal
     take = named_part(sampling, "sampler", samplers)
     n = samplers.steps_for(take.func, sampling.nfe)
     make_grid = named_part(sampling, "grid", grids)
-    needs_schedule = {"schedule": experiment.schedule} if "schedule" in make_grid.func.__annotations__ else {}
 
     def grid():
-        return make_grid(n, sampling.sigma_min, sampling.sigma_max, **needs_schedule)
+        schedule = entries.accepted(make_grid, schedule=experiment.schedule)
+        return make_grid(n, sampling.sigma_min, sampling.sigma_max, **schedule)
 
     def draw(params, text, null_text, keys, sigmas, scale):
         cond, null_cond = experiment.encode(params, *text), experiment.encode(params, *null_text)

@@ -30,7 +30,7 @@ def resolve(name: str, home: ModuleType) -> Callable:
 
 
 def public_names(home: ModuleType) -> list[str]:
-    """The names that a bare name of a config may be: the functions and classes which the module itself defines or exports."""
+    """What a bare name of a config may be: the functions and classes which the module itself defines or exports."""
     exported = getattr(home, "__all__", None)
     return sorted(
         name
@@ -58,6 +58,11 @@ def bind(entry: Mapping, home: ModuleType) -> Callable:
             hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(accepted)}"
             raise ValueError(f"{name} takes no argument {key!r}: {hint}")
     return partial(function, **arguments)
+
+
+def accepted(function: Callable, **arguments) -> dict:
+    """Those of the arguments which a function has a parameter for: some of a home's functions need them, some not."""
+    return {name: value for name, value in arguments.items() if name in inspect.signature(function).parameters}
 
 
 def differences(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:

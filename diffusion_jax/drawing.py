@@ -15,7 +15,7 @@ CHUNK = 16  # pictures drawn at once: a last, smaller chunk is filled up, so one
 
 
 class Drawn(NamedTuple):
-    """pictures: uint8 (batch, height, width, 3). noisy, estimates: x_t and the estimate of x_0 on the way, (level, ...)."""
+    """pictures: uint8 (batch, height, width, 3). noisy, estimates: x_t and the estimate of x_0, (level, batch, ...)."""
 
     pictures: np.ndarray
     noisy: np.ndarray

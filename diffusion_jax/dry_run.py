@@ -27,14 +27,16 @@ def report(config: ConfigDict) -> None:
 
     update = step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay)
     compiled = parallel.data_parallel(update, mesh).lower(state, abstract_batch(config, experiment), key).compile()
-    print(f"\nOne step on {mesh.size} x {jax.devices()[0].device_kind}, each with {config.batch_size // mesh.size} pictures:")
+    each = config.batch_size // mesh.size
+    print(f"\nOne step on {mesh.size} x {jax.devices()[0].device_kind}, each with {each} pictures, needs on each:")
     for name, size in memory(compiled).items():
         print(f"{size / 2**20:>12,.1f} MiB  {name}")
 
 
 def abstract_batch(config: ConfigDict, experiment: build.Experiment) -> dict:
     """The shapes of one global batch."""
-    tokens, mask = (jax.ShapeDtypeStruct((config.batch_size, a.shape[1]), a.dtype) for a in experiment.text.tokenize([""]))
+    rows = experiment.text.tokenize([""])
+    tokens, mask = (jax.ShapeDtypeStruct((config.batch_size, row.shape[1]), row.dtype) for row in rows)
     image = jax.ShapeDtypeStruct((config.batch_size, *experiment.picture_shape), jnp.uint8)
     return {"image": image, "tokens": tokens, "mask": mask}
 

@@ -52,9 +52,7 @@ def train(config: ConfigDict, workdir: str | Path, data_dir: str) -> Path:
         return folder
 
     metrics = MetricsLog(folder, int(current.step))
-    update = parallel.data_parallel(
-        step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay), mesh
-    )
+    update = parallel.data_parallel(step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay), mesh)
     training_key = parallel.replicate(jax.random.fold_in(run_key, 1), mesh)
     progress = tqdm(total=config.train.steps, initial=int(current.step), unit="step", smoothing=0.02)
 
@@ -136,17 +134,19 @@ def agree_on_config(folder: Path, config: ConfigDict) -> None:
         fixed = [{k: v for k, v in c.items() if k not in FREE} for c in (old, new)]
         changes = entries.differences(*fixed)
         if changes:
-            raise ValueError(f"{folder} was trained with another config ({'; '.join(changes)}): choose another --workdir")
+            raise ValueError(f"{folder} has another config ({'; '.join(changes)}): choose another --workdir")
     write_json(path, new)
     write_json(folder / "versions.json", versions())
 
 
 def versions() -> dict[str, str]:
     """What this process runs with."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "device": jax.devices()[0].device_kind}
-    for name in VERSIONS:
-        found[name] = importlib.metadata.version(name)
-    return found
+    machine = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+    return machine | {name: importlib.metadata.version(name) for name in VERSIONS}
 
 
 def write_json(path: Path, content) -> None:
@@ -157,7 +157,7 @@ def write_json(path: Path, content) -> None:
 
 
 def make_validation(experiment: build.Experiment, held_out: dict, batch_size: int) -> Callable:
-    """A function from parameters to one record of losses on the held-out pictures, each with the same noise every time."""
+    """A function from parameters to one record of losses on the held-out pictures, with the same noise every time."""
     error = jax.jit(
         validation.make_validation_error(
             experiment.network, experiment.encode, experiment.schedule, experiment.parameterization

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """A small text-to-image model on emoji. A `name` is a function of the home module beside it, or "package.module:function"."""
+    """A small text-to-image model on emoji; a `name` is a function of the home module in the comment beside it."""
     return ConfigDict(
         dict(
             seed=0,

@@ -47,41 +47,39 @@ class Finding(NamedTuple):
 
 def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "runs", "Folder of the runs, or of one run: must be writable.", flag_values=values)
-    flags.DEFINE_string("data_dir", None, "Folder of the data sets (default: that of `data`).", flag_values=values)
+    flags.DEFINE_string("data_dir", "data", "Folder of the data sets: must be writable.", flag_values=values)
     flags.DEFINE_float("seconds", SMOKE_SECONDS, "How long the smoke step runs.", lower_bound=0.0, flag_values=values)
 
 
 def run(args: flags.FlagValues) -> int:
-    data_dir = data_folder(args.data_dir)
-    checks: list[Callable[[], Iterator[Finding]]] = [
-        versions,
-        devices,
-        memory,
-        compile_cache,
-        lambda: folder("run folder", Path(args.workdir)),
-        lambda: folder("data folder", data_dir),
-        lambda: datasets(data_dir),
-        lambda: smoke(args.seconds),
-    ]
+    data_dir, workdir = Path(args.data_dir), Path(args.workdir)
+    checks = {
+        "versions": versions,
+        "devices": devices,
+        "memory": memory,
+        "compile cache": compile_cache,
+        "run folder": lambda: folder("run folder", workdir),
+        "data folder": lambda: folder("data folder", data_dir),
+        "data sets": lambda: datasets(data_dir),
+        "smoke step": lambda: smoke(args.seconds),
+    }
     faults = 0
-    for check in checks:
-        for finding in guarded(check):
-            print(f"{finding.subject:<20} {finding.text}", flush=True)
-            if finding.advice:
-                faults += 1
-                print(f"{'':<17}-> {finding.advice}", flush=True)
+    for finding in (finding for subject, check in checks.items() for finding in guarded(subject, check)):
+        print(f"{finding.subject:<20} {finding.text}", flush=True)
+        if finding.advice:
+            faults += 1
+            print(f"{'':<17}-> {finding.advice}", flush=True)
     print(f"\n{faults} thing{'s' * (faults > 1)} to mend: see the arrows" if faults else "\nall well")
     return int(faults > 0)
 
 
-def guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def guarded(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     """The findings of a check; a check that breaks is a finding too, and does not stop the others."""
     try:
         yield from check()
     except Exception as error:
-        name = getattr(check, "__name__", "check").replace("<lambda>", "check")
-        advice = "the line above is the error of a library; is what it names installed, readable and not full?"
-        yield Finding(name, f"failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}", advice)
+        advice = "a library failed: is what it names installed, readable and not full?"
+        yield Finding(subject, f"failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}", advice)
 
 
 def versions() -> Iterator[Finding]:
@@ -122,12 +120,12 @@ def memory() -> Iterator[Finding]:
     available = host_memory()
     if available is not None:
         advice = "close other programs, or use a smaller --config.batch_size" if available < MIN_MEMORY else ""
-        yield Finding("host memory", f"{gib(available)} available", advice)
+        yield Finding("host memory", f"{size_of(available)} available", advice)
     for device in jax.local_devices():
         stats = device.memory_stats() or {}  # CPUs have none: they use the host's
         if "bytes_limit" in stats:
             used, limit = stats.get("bytes_in_use", 0), stats["bytes_limit"]
-            yield Finding(f"memory of {device.id}", f"{gib(limit - used)} of {gib(limit)} free")
+            yield Finding(f"memory of {device.id}", f"{size_of(limit - used)} of {size_of(limit)} free")
 
 
 def host_memory() -> int | None:
@@ -155,7 +153,7 @@ def compile_cache() -> Iterator[Finding]:
     path = Path(jax.config.jax_compilation_cache_dir)
     size = sum(file.stat().st_size for file in path.glob("*") if file.is_file())
     for finding in folder("compile cache", path):
-        yield finding._replace(text=f"{finding.text}, {gib(size)} in it (deleting it is safe)")
+        yield finding._replace(text=f"{finding.text}, {size_of(size)} in it (deleting it is safe)")
 
 
 def folder(subject: str, path: Path) -> Iterator[Finding]:
@@ -171,17 +169,13 @@ def folder(subject: str, path: Path) -> Iterator[Finding]:
         )
         return
     free = shutil.disk_usage(there).free
-    yield Finding(subject, f"{text}, {gib(free)} free", f"free at least {gib(MIN_FREE)}" if free < MIN_FREE else "")
-
-
-def data_folder(path: str | None) -> Path:
-    """The folder named, or tensorflow-datasets' own default."""
-    return Path(path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    advice = f"free at least {size_of(MIN_FREE)}" if free < MIN_FREE else ""
+    yield Finding(subject, f"{text}, {size_of(free)} free", advice)
 
 
 def datasets(path: Path) -> Iterator[Finding]:
     """The data sets that are built, with their splits and counts."""
-    infos = sorted(path.glob("*/**/dataset_info.json")) if path.is_dir() else []
+    infos = sorted(info for info in path.glob("*/**/dataset_info.json") if "incomplete." not in str(info))
     if not infos:
         yield Finding("data sets", "none built; `diffusion-jax data build emoji` makes the first")
     for info in infos:
@@ -253,5 +247,5 @@ def train_a_convolution(seconds: float) -> tuple[int, float, list[float]]:
     return len(losses), time.perf_counter() - start, losses
 
 
-def gib(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB"
+def size_of(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**28 else f"{count / 2**20:.1f} MiB"

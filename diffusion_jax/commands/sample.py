@@ -24,7 +24,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float("cfg_scale", None, "Guidance scale; 1 is none.", flag_values=values)
     flags.DEFINE_string("negative_prompt", "", "What the pictures are pushed away from.", flag_values=values)
     flags.DEFINE_string("out", "pictures", "Folder for the pictures.", flag_values=values)
-    flags.DEFINE_string("destroy", None, "Picture to destroy instead: the forward process as a strip.", flag_values=values)
+    flags.DEFINE_string("destroy", None, "Picture to destroy instead: the forward process.", flag_values=values)
 
 
 def run(args: flags.FlagValues) -> None:

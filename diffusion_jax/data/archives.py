@@ -124,28 +124,32 @@ def members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, by
         ValueError: a name that leaves the archive's folder, too many members, too many bytes, or no archive at all.
     """
     total = 0
-    for count, (name, size, read) in enumerate(_entries(path)):
-        total += size
-        if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or "\0" in name:
-            raise ValueError(f"{path.name}: member {name!r} would leave the archive's folder.")
-        if count >= MAX_MEMBERS or total > MAX_TOTAL_BYTES or size > MAX_MEMBER_BYTES:
-            raise ValueError(f"{path.name}: too large at member {name!r} ({size} bytes of {total}, {count + 1} files).")
-        if wanted(name):
-            yield name, read()
-
-
-def _entries(path: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
-    """Yield (name, size in bytes, function that reads it) of each regular file; links and devices are not."""
     try:
-        if path.suffix == ".whl":
-            with zipfile.ZipFile(path) as wheel:
-                for info in wheel.infolist():
-                    if not info.is_dir():
-                        yield info.filename, info.file_size, lambda info=info: wheel.read(info)
-        else:
-            with tarfile.open(path, "r|gz") as tar:  # as a stream: one pass, nothing is looked up
-                for info in tar:
-                    if info.isreg():
-                        yield info.name, info.size, lambda info=info: tar.extractfile(info).read()
+        for count, (name, size, read) in enumerate(_wheel_files(path) if path.suffix == ".whl" else _tar_files(path)):
+            total += size
+            if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or "\0" in name:
+                raise ValueError(f"{path.name}: member {name!r} would leave the archive's folder.")
+            if count >= MAX_MEMBERS or total > MAX_TOTAL_BYTES or size > MAX_MEMBER_BYTES:
+                raise ValueError(
+                    f"{path.name}: too large at member {name!r} ({size} bytes of {total}, file {count + 1})."
+                )
+            if wanted(name):
+                yield name, read()
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise ValueError(f"{path.name}: no readable archive: {error}.") from error
+
+
+def _tar_files(path: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+    """Yield (name, size in bytes, function that reads it) of each regular file; links and devices are none."""
+    with tarfile.open(path, "r|gz") as tar:  # as a stream: one pass, nothing is looked up
+        for info in tar:
+            if info.isreg():
+                yield info.name, info.size, lambda info=info: tar.extractfile(info).read()
+
+
+def _wheel_files(path: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+    """The same for a zip file."""
+    with zipfile.ZipFile(path) as wheel:
+        for info in wheel.infolist():
+            if not info.is_dir():
+                yield info.filename, info.file_size, lambda info=info: wheel.read(info)

@@ -161,11 +161,15 @@ def emoji(
     if folder is None:
         raise FileNotFoundError(f"no emoji data in {Path(data_dir) / 'emoji'}: run `{COMMAND}` first.")
     records, about = _read(folder, split)
-    for name, asked in (("style", styles), ("group", groups)):
+    for name, choice in (("styles", styles), ("groups", groups), ("labels", labels)):
+        if choice is not None and (isinstance(choice, str) or not choice):
+            wrong = "not a list" if choice else "empty"
+            raise ValueError(f"emoji {name}={choice!r} is {wrong}: give a list of {name}, or None for all.")
+    for name, choice in (("style", styles), ("group", groups)):
         there = {example[name] for example in about}
-        unknown = sorted(set(asked or ()) - there)
-        if isinstance(asked, str) or unknown:
-            raise ValueError(f"emoji {name}s: {asked!r} is not a list of these: {', '.join(sorted(there))}.")
+        unknown = sorted(set(choice or ()) - there)
+        if unknown:
+            raise ValueError(f"no emoji {name} {', '.join(map(repr, unknown))}: there are {', '.join(sorted(there))}.")
     words = None if labels is None else _any_of(labels)
     chosen = [
         index
@@ -175,19 +179,13 @@ def emoji(
         and (words is None or words.search(example["label"]))
     ]
     if not chosen:
-        there = (
-            f"the {len(about)} pictures of split {split!r} in styles {', '.join(sorted({a['style'] for a in about}))}"
-        )
-        raise ValueError(
-            f"no emoji left by {styles=}, {groups=}, {labels=}: none of {there}, e.g. {about[0]['label']!r}."
-        )
+        there = f"the {len(about)} pictures of split {split!r} (such as {about[0]['label']!r})"
+        raise ValueError(f"no emoji left by {styles=}, {groups=}, {labels=}: none of {there} has all that.")
     return Indexed(len(chosen), partial(_example, records, [(index, about[index]) for index in chosen]))
 
 
 def _any_of(phrases: Collection[str]) -> re.Pattern:
     """Finds any of the phrases as whole words."""
-    if isinstance(phrases, str):
-        raise ValueError(f"emoji labels: {phrases!r} is not a list of words.")
     either = "|".join(map(re.escape, phrases))
     return re.compile(rf"(?<!\w)(?:{either})(?!\w)", re.IGNORECASE)
 

@@ -38,9 +38,9 @@ def folder(path: str | Path, split: str, held_out: float = 0.05) -> Source:
     captions = _from_metadata(root) if (root / "metadata.jsonl").exists() else _from_text_files(root)
     captioned = {name: texts for name, texts in captions.items() if texts}
     if not captioned:
-        raise ValueError(f'{root} holds no picture with a caption: write metadata.jsonl lines with "file_name" and "text".')
-    if len(captioned) < len(captions):
-        logging.warning("%d of %d pictures in %s have no caption and are left out.", len(captions) - len(captioned), len(captions), root)
+        raise ValueError(f'{root} has no captioned pictures: write metadata.jsonl lines with "file_name" and "text".')
+    if bare := len(captions) - len(captioned):
+        logging.warning("%d of %d pictures in %s have no caption and are left out.", bare, len(captions), root)
     names = sorted(captioned) if held_out is None else names_of(sorted(captioned), split, held_out)
     return Indexed(len(names), functools.partial(_read, root, [(name, captioned[name]) for name in names]))
 

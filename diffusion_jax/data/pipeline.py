@@ -23,9 +23,9 @@ Batch = dict[str, np.ndarray]  # image uint8 (b, h, w, 3), tokens int32 (b, leng
 class Batches:
     """An endless iterator of batches whose position is one number.
 
-    get_state() is a small dict of ints for a checkpoint; set_state() goes there, and raises ValueError when the state is
-    of another seed, batch size or number of examples, since its position would then mean other pictures. A state of
-    other process, thread or worker counts is fine. close() ends the worker processes.
+    get_state() is a small dict of ints for a checkpoint; set_state() goes there, and raises ValueError when the state
+    is of another seed, batch size or number of examples, since its position would then mean other pictures. A state
+    of other process, thread or worker counts is fine. close() ends the worker processes.
     """
 
     def __init__(self, dataset: grain.MapDataset, about: dict[str, int], read: Callable):
@@ -99,7 +99,7 @@ def batches(
     if not 0 <= seed < 2**32:
         raise ValueError(f"The data seed is {seed}; choose one in [0, 2**32).")
     if min(workers, threads, prefetch, cache_bytes) < 0 or not 0 <= main_caption <= 1:
-        raise ValueError("workers, threads, prefetch and cache_bytes must not be negative, main_caption lies in [0, 1].")
+        raise ValueError("workers, threads, prefetch and cache_bytes cannot be negative; main_caption is in [0, 1].")
 
     part = batch_size // process_count
     about = {"seed": seed, "batch_size": batch_size, "examples": len(source)}

@@ -1,8 +1,9 @@
 """What a picture of shapes shows, read exactly: text alignment is scored without any learned model.
 
-A pixel is white mixed with one of the colors, so which color, and how much of it, is a projection. Connected pixels of a
-color make an object; its area is its size, and its shape is the one that, drawn at its center with its area, differs
-least from it. Pictures that `shapes` draws are read without error from 16 pixels on; noise and blur fail gracefully.
+A pixel is white mixed with one of the colors, so which color, and how much of it, is a projection. Connected pixels of
+a color make an object; its area is its size, and its shape is the one that, drawn at its center with its area, differs
+least from it. Pictures that `shapes` draws are read without error from 16 pixels on; with noise and blur, errors come
+gradually.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.data.scenes import COLORS, PLACES, SHAPES, SIZES, Group, Scene, read_caption
-from diffusion_jax.data.shapes import MIN_SIZE, Drawn, coverage
+from diffusion_jax.data.shapes import MIN_SIZE, coverage
 
 CORE = 0.55  # a pixel with this much color belongs to an object: lets neighbors touch at no more than half a pixel
 FRAGMENT = 0.4  # an area below this fraction of a small object's is no object
@@ -36,7 +37,8 @@ class Reading(NamedTuple):
 def parse(pictures: np.ndarray) -> list[list[Reading]]:
     """The objects in each of the pictures, uint8 (n, size, size, 3) with size of at least 16."""
     if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[3] != 3 or pictures.shape[1] < MIN_SIZE:
-        raise ValueError(f"parse takes uint8 (n, size, size, 3) of size >= {MIN_SIZE}: got {pictures.dtype} {pictures.shape}.")
+        got = f"{pictures.dtype} {pictures.shape}"
+        raise ValueError(f"parse takes uint8 (n, size, size, 3) pictures of size {MIN_SIZE} or more: got {got}.")
     amounts, colors = _unmix(pictures)
     labels = _components(np.where(np.take_along_axis(amounts, colors[..., None], 3)[..., 0] > CORE, colors, -1))
     return [_objects(a, c, k) for a, c, k in zip(amounts, colors, labels, strict=True)]
@@ -45,9 +47,9 @@ def parse(pictures: np.ndarray) -> list[list[Reading]]:
 def alignment(pictures: np.ndarray, captions: Sequence[str]) -> dict[str, float]:
     """How well pictures show what their captions say: fractions in [0, 1] over the captions that say anything about it.
 
-    color, shape: the set of colors (shapes) is right. binding: the set of (color, shape) pairs is right. count: the number
-    of objects is right. size: and each pair has its size. relation: the place of a lone object, or the relation of the
-    two groups, is right. caption: everything the caption says is so, and nothing else is there.
+    color, shape: the set of colors (shapes) is right. binding: the set of (color, shape) pairs is right. count: the
+    number of objects is right. size: the pairs are right and each has its size. relation: the place of a lone object,
+    or the relation of the two groups, is right. caption: all that the caption says is so, and nothing else is there.
 
     Raises ValueError for a caption that is not of `scenes`' language, or another number of captions than pictures.
     """
@@ -94,7 +96,7 @@ def _where(members: Sequence[Sequence[Reading]]) -> str:
 
 
 def _unmix(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How much of each color a pixel holds, if it is white mixed with that color, (..., colors); and which fits best."""
+    """How much of each color a pixel holds if it is white mixed with that one, (..., colors); and which fits best."""
     offset = pictures.astype(np.float32) - 255
     amounts = offset @ (_TO_COLOR / (_TO_COLOR**2).sum(1, keepdims=True)).T
     limited = np.clip(amounts, 0, 1)
@@ -104,8 +106,8 @@ def _unmix(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _components(colors: np.ndarray) -> np.ndarray:
-    """Connected regions of equal color (n, h, w): each pixel gets the largest pixel number of its region, -1 outside."""
-    n, height, width = colors.shape
+    """Connected regions of equal color (n, h, w): a pixel gets the largest pixel number of its region, -1 outside."""
+    _, height, width = colors.shape
     labels = np.where(colors >= 0, np.arange(height * width).reshape(1, height, width), -1)
     beside, below = colors[:, :, 1:] == colors[:, :, :-1], colors[:, 1:] == colors[:, :-1]
     while True:
@@ -114,9 +116,8 @@ def _components(colors: np.ndarray) -> np.ndarray:
             (labels[:, :, 1:], labels[:, :, :-1], beside),
             (labels[:, 1:], labels[:, :-1], below),
         ):
-            larger = np.maximum(a, b)
-            np.copyto(a, larger, where=same)
-            np.copyto(b, larger, where=same)
+            np.maximum(a, b.copy(), out=a, where=same)
+            np.maximum(b, a.copy(), out=b, where=same)
         if np.array_equal(before, labels):
             return labels
 
@@ -127,8 +128,7 @@ def _objects(amounts: np.ndarray, colors: np.ndarray, labels: np.ndarray) -> lis
     for value in values[counts > FRAGMENT * (SIZES["small"] * size) ** 2 * CORE]:
         core = labels == value
         color = int(colors[core][0])
-        edge = _grown(core) & ~core
-        own = core | (edge & (labels < 0)) 
+        own = core | (_grown(core) & (labels < 0))  # the half-covered rim too, but no other object's pixels
         amount = np.where(own, amounts[:, :, color], 0)
         if amount.sum() > FRAGMENT * (SIZES["small"] * size) ** 2:
             found.append(_reading(amount, _NAMES[color]))

@@ -75,7 +75,9 @@ def _check_features(name: str, templates: tuple[str, ...], image_key: str, featu
             raise ValueError(f"{name} has no feature {key!r}; it has {', '.join(features)}: see caption and image_key.")
 
 
-def _read(name: str, split: str, records: Sequence, features: dict, templates: tuple, image_key: str, i: int) -> Example:
+def _read(
+    name: str, split: str, records: Sequence, features: dict, templates: tuple, image_key: str, i: int
+) -> Example:
     record = records[i]
     words = {key: _words(features[key], value) for key, value in record.items() if key != image_key}
     try:

@@ -15,16 +15,16 @@ BYT5_VOCAB = 384  # 3 special tokens, 256 bytes, 125 sentinels that no caption r
 def byt5(max_length: int = 64) -> Tokenizer:
     """A tokenizer of UTF-8 bytes, as ByT5 uses: byte b is token b + 3, the end token is 1, padding is 0.
 
-    It returns (tokens int32 (n, max_length), mask bool (n, max_length)). The mask covers the bytes and the end token, so
-    the empty caption is the lone end token. A longer caption is cut to max_length - 1 bytes and still ends with the end
-    token; `truncated` counts such captions. Text that looks like a special token ("</s>") stays text.
+    It returns (tokens int32 (n, max_length), mask bool (n, max_length)). The mask covers the bytes and the end token,
+    so the empty caption is the lone end token. A longer caption is cut to max_length - 1 bytes and still ends with the
+    end token; `truncated` counts such captions. Text that looks like a special token ("</s>") stays text.
     Rows are cached by caption: the same few captions come back every epoch.
 
-    Raises ValueError for a max_length below 2, and (when called) for a caption that is not a str or not UTF-8.
+    Raises ValueError for a max_length below 2, and (when called) for a caption that is not UTF-8.
     Reference: Xue et al. 2022, "ByT5: Towards a token-free future with pre-trained byte-to-byte models".
     """
     if max_length < 2:
-        raise ValueError(f"max_length is {max_length}; it must hold at least one byte and the end token: use 2 or more.")
+        raise ValueError(f"max_length is {max_length}; it must hold a byte and the end token: use 2 or more.")
     return functools.partial(_byt5_rows, max_length=max_length)
 
 
@@ -45,7 +45,7 @@ def _byt5_rows(captions: Sequence[str], max_length: int) -> tuple[np.ndarray, np
 @functools.lru_cache(maxsize=1 << 17)
 def _byt5_row(caption: str, max_length: int) -> np.ndarray:
     _utf8(caption)
-    head = caption[:max_length]  # a character is at least one byte: the rest would be cut anyway, and is slow to tokenize
+    head = caption[:max_length]  # a character is at least one byte, so the rest is cut anyway, and would take long
     ids = _transformers_byt5()(head, padding="max_length", truncation=True, max_length=max_length)["input_ids"]
     row = np.asarray(ids, np.int32)
     row.flags.writeable = False  # the cache hands the same row out again
@@ -61,10 +61,8 @@ def _transformers_byt5() -> Callable:
 
 
 def _utf8(caption: str) -> bytes:
-    if not isinstance(caption, str):
-        raise ValueError(f"A caption must be text (str) and is {type(caption).__name__}: decode it as UTF-8 first.")
     try:
         return caption.encode("utf-8")
     except UnicodeEncodeError as error:
         shown = ascii(caption[max(0, error.start - 20) : error.start + 20])
-        raise ValueError(f"A caption is not valid UTF-8 at character {error.start}: {shown}. Save it as UTF-8.") from None
+        raise ValueError(f"A caption is not UTF-8 at character {error.start}: {shown}. Save it as UTF-8.") from None

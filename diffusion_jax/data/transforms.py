@@ -23,7 +23,7 @@ def decode(data: bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> np.ndarra
             image = Image.open(io.BytesIO(data)) if isinstance(data, bytes) else data
             width, height = image.size
             if width * height > max_pixels:
-                raise ValueError(f"The picture is {width}x{height}, more than {max_pixels} pixels: make it smaller first.")
+                raise ValueError(f"The picture is {width}x{height}, more than {max_pixels} pixels: shrink it first.")
             image.seek(0)
             return np.asarray(_rgb(ImageOps.exif_transpose(image)))
     except UnidentifiedImageError:

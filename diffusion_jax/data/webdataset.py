@@ -59,13 +59,13 @@ def convert(
     caption_key: str = "caption",
     workers: int = 1,
 ) -> dict:
-    """Convert tar shards into the folder out_dir, for `array_record`. Broken and captionless rows are left out, counted.
+    """Convert tar shards into the folder out_dir, for `array_record`; broken and captionless rows are only counted.
 
-    A caption is the .txt of a picture, else `caption_key` of its .json (a string or a list). About the fraction held_out
-    of the pictures, by name, become "validation". Each tar makes its own files, finished by renaming; running it again
-    converts what is missing. workers > 1 converts as many tars at once.
+    A caption is the .txt of a picture, else `caption_key` of its .json (a string or a list). About the fraction
+    held_out of the pictures, by name, become "validation". Each tar makes its own files, finished by renaming; running
+    it again converts what is missing. workers > 1 converts as many tars at once.
 
-    Returns {"train": n, "validation": n, "skipped": {reason: n}, "shards": {split: [file, ...]}}, as dataset.json has it.
+    Returns {"train": n, "validation": n, "skipped": {reason: n}, "shards": {split: [file, ...]}}: dataset.json.
     Raises FileNotFoundError for a missing tar; ValueError for no tars, two of the same name, or no usable row at all.
     """
     check_held_out(held_out)
@@ -87,7 +87,7 @@ def convert(
     total["skipped"] = dict(sum((Counter(report["skipped"]) for report in reports), Counter()).most_common())
     total["shards"] = {s: [_shard(tar, s) for tar, r in zip(tars, reports, strict=True) if r[s]] for s in SPLITS}
     if not total["train"] + total["validation"]:
-        raise ValueError(f"None of the rows in {len(tars)} tar files is usable: {total['skipped'] or 'they are empty'}.")
+        raise ValueError(f"No row of the {len(tars)} tar files is usable: {total['skipped'] or 'they are empty'}.")
     _write_json(out / LISTING, total)
     return total
 
@@ -116,7 +116,7 @@ def rows(tar: str | Path) -> Iterator[tuple[str, dict[str, bytes] | str]]:
 
 
 def _convert_one(tar: Path, out: Path, held_out: float, caption_key: str) -> dict:
-    done = out / f"{tar.stem}.json"
+    done = out / f"{tar.stem}.counts.json"
     source = {"bytes": tar.stat().st_size, "held_out": held_out, "caption_key": caption_key}
     if done.is_file() and (report := json.loads(done.read_text("utf-8")))["source"] == source:
         return report
@@ -128,7 +128,8 @@ def _convert_one(tar: Path, out: Path, held_out: float, caption_key: str) -> dic
             continue
         split = split_of(f"{tar.stem}/{key}", held_out)
         if split not in writers:
-            writers[split] = array_record_module.ArrayRecordWriter(str(out / f"{_shard(tar, split)}.part"), "group_size:1")
+            part = str(out / f"{_shard(tar, split)}.part")
+            writers[split] = array_record_module.ArrayRecordWriter(part, "group_size:1")
         header = {"id": f"{tar.stem}/{key}", "captions": example[0]}
         writers[split].write(json.dumps(header).encode("ascii") + b"\n" + example[1])
         counts[split] += 1
@@ -146,12 +147,13 @@ def _usable(row: dict[str, bytes], caption_key: str) -> tuple[tuple[str, ...], b
     if picture is None:
         return "picture too large" if "too large" in row else "no picture"
     try:
-        texts = row["txt"].decode("utf-8") if row.get("txt", b"").strip() else json.loads(row.get("json", b"{}")).get(caption_key)
+        text = row.get("txt", b"").decode("utf-8")
+        captions = clean(text if text.strip() else json.loads(row.get("json", b"{}")).get(caption_key))
     except UnicodeDecodeError:
         return "caption not UTF-8"
     except (ValueError, RecursionError, AttributeError):
         return "json broken"
-    if not (captions := clean(texts)):
+    if not captions:
         return "no caption"
     try:
         decode(picture)

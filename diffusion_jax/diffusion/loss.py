@@ -45,12 +45,11 @@ def eps_error(
     """Mean squared error in eps of each example, from the error in whatever the network predicts.
 
     To recover eps from a prediction of x_0 would divide a difference of nearly equal pictures by sigma_t. The error in
-    the prediction times an exact factor is the same number without that. Computed in the wider type of x_0 and log_snr.
+    the prediction times an exact factor is the same number without that. Computed in the type of log_snr.
     """
-    dtype = jnp.promote_types(x_0.dtype, log_snr.dtype)
-    x_0, eps, log_snr = x_0.astype(dtype), eps.astype(dtype), log_snr.astype(dtype)
+    x_0, eps = x_0.astype(log_snr.dtype), eps.astype(log_snr.dtype)
     alpha_t, sigma_t = schedule.alpha_sigma(log_snr)
     x_t = alpha_t[:, None, None, None] * x_0 + sigma_t[:, None, None, None] * eps
     y = target(x_0, eps, alpha_t, sigma_t, parameterization)
-    squared = jnp.mean(jnp.square(network(x_t, log_snr, cond).astype(dtype) - y), axis=(1, 2, 3))
+    squared = jnp.mean(jnp.square(network(x_t, log_snr, cond).astype(y.dtype) - y), axis=(1, 2, 3))
     return jnp.square(eps_error_factor(alpha_t, sigma_t, parameterization)) * squared

@@ -8,7 +8,7 @@ from each sigma to the next (Karras et al. 2022); the answer is D at the last. A
 The last sigma is its own next, so its move leads nowhere and only its D counts: no rule has a special case, no sigma is
 zero, and the compiled program holds the network once for each call that a move makes. With `trace` (static) a sampler
 also returns its `Trace`. Noise comes from one key for each example, so no result depends on the batch size.
-Settings may be traced arrays. Computed in the wider of the types of x and sigmas.
+Settings may be traced arrays. Computed in the type of the sigmas.
 """
 
 from collections.abc import Callable
@@ -134,8 +134,7 @@ def steps_for(sampler: Sampler, nfe: int) -> int:
 
 
 def _walk(move: Callable, x: Image, sigmas: Sigmas, trace: bool, memory: Callable = lambda x, sigma: None) -> Result:
-    dtype = jnp.promote_types(x.dtype, sigmas.dtype)
-    x, sigmas = x.astype(dtype), sigmas.astype(dtype)
+    x = x.astype(sigmas.dtype)
 
     def body(carry, level):
         x, _, memory = carry

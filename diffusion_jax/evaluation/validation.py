@@ -1,6 +1,7 @@
 """Is the denoiser better, and does it listen? The loss on held-out pictures, with their captions and with others'."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,28 +16,26 @@ LEVELS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0)  # log_snr, from a picture drowned in
 def make_validation_error(network: Callable, encode: Callable, schedule, parameterization, levels=LEVELS) -> Callable:
     """A pure function (params, batch, key) -> {"matched", "shuffled"}: x_0 errors of shape (batch, level).
 
-    network: (params) -> Network; encode: (params, tokens, mask) -> Cond. The noise of an example is a function of key and
-    its place, the levels are fixed: two models, or two moments of one, see the same. Shuffled: each picture with the
-    caption of the next one. The error is the mean square of x_0 minus its estimate, in units of [-1, 1] squared.
+    network: (params) -> Network; encode: (params, tokens, mask) -> Cond. The noise of an example is a function of key
+    and its place, the levels are fixed: two models, or two moments of one, see the same. Shuffled: each picture with
+    the caption of the one before. The error is the mean square of x_0 minus its estimate, in units of [-1, 1] squared.
     """
 
     def validation_error(params, batch, key):
         x_0 = batch["image"].astype(jnp.float32) / 127.5 - 1
+        count = x_0.shape[0]
         cond = encode(params, batch["tokens"], batch["mask"])
-        shuffled = jax.tree.map(lambda a: jnp.roll(a, 1, axis=0), cond)
-        keys = random_keys.for_example(key, jnp.zeros((), jnp.int32), x_0.shape[0])
+        both = jax.tree.map(lambda a: jnp.concatenate([a, jnp.roll(a, 1, axis=0)]), cond)
+        keys = random_keys.for_purpose(random_keys.for_example(key, jnp.zeros((), jnp.int32), count), "noise")
+        error_of = partial(eps_error, network(params), schedule=schedule, parameterization=parameterization)
 
-        def at_level(level, name):
-            eps = random_keys.normal(random_keys.for_purpose(keys, name), x_0.shape[1:])
-            log_snr = jnp.full(x_0.shape[0], level)
-            errors = [
-                eps_error(network(params), x_0, eps, log_snr, c, schedule=schedule, parameterization=parameterization)
-                for c in (cond, shuffled)
-            ]
-            return [error * jnp.exp(-level) for error in errors]  # eps error -> x_0 error: times (sigma_t / alpha_t)^2
+        def at_level(level, index):
+            eps = random_keys.normal(random_keys.folded(keys, index), x_0.shape[1:])
+            error = error_of(jnp.concatenate([x_0, x_0]), jnp.concatenate([eps, eps]), jnp.full(2 * count, level), both)
+            return error * jnp.exp(-level)  # from eps to x_0: times (sigma_t / alpha_t)^2
 
-        matched, other = zip(*(at_level(level, f"validation {level}") for level in levels), strict=True)
-        return {"matched": jnp.stack(matched, axis=1), "shuffled": jnp.stack(other, axis=1)}
+        errors = jax.lax.map(lambda each: at_level(*each), (jnp.asarray(levels), jnp.arange(len(levels))))
+        return {"matched": errors[:, :count].T, "shuffled": errors[:, count:].T}
 
     return validation_error
 
@@ -46,7 +45,8 @@ def summarize(errors: list[dict[str, np.ndarray]], levels=LEVELS) -> dict:
 
     The gap is the error with another's caption minus the error with one's own: above zero, the text helps.
     """
-    matched, shuffled = (np.concatenate([np.asarray(e[name], np.float64) for e in errors]) for name in ("matched", "shuffled"))
+    names = ("matched", "shuffled")
+    matched, shuffled = (np.concatenate([np.asarray(e[name], np.float64) for e in errors]) for name in names)
     gap = (shuffled - matched).mean(axis=1)
     return {
         "validation/matched": matched.mean(),

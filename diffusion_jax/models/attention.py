@@ -9,7 +9,7 @@ from diffusion_jax.types import Cond, Image
 
 
 def attend(query, key, value, heads: int, mask=None):
-    """Multi-head scaled dot-product attention of (batch, length, dim) arrays; mask: (batch, key length), True = visible.
+    """Multi-head scaled dot-product attention of (batch, length, dim) arrays; mask: (batch, key length), True = seen.
 
     The logits and their softmax are float32. A row that may see nothing at all gets the mean of its values, not NaN.
     """
@@ -21,7 +21,7 @@ def attend(query, key, value, heads: int, mask=None):
 
 
 class SelfAttention(nn.Module):
-    """x + attention of a picture's positions among themselves. Its last projection begins at zero: at first it is the identity."""
+    """x + attention of a picture's positions among themselves. Its last projection begins at zero."""
 
     head_dim: int = 64
     dtype: jnp.dtype = jnp.float32
@@ -50,7 +50,7 @@ class CrossAttention(nn.Module):
         h = GroupNorm(name="norm")(x).astype(self.dtype).reshape(batch, height * width, channels)
         text = nn.LayerNorm(dtype=self.dtype, name="text_norm")(cond.text_emb)
         query = nn.Dense(channels, dtype=self.dtype, use_bias=False, name="query")(h)
-        key, value = jnp.split(nn.Dense(2 * channels, dtype=self.dtype, use_bias=False, name="key_value")(text), 2, axis=-1)
-        h = attend(query, key, value, heads, cond.text_mask)
+        key_value = nn.Dense(2 * channels, dtype=self.dtype, use_bias=False, name="key_value")(text)
+        h = attend(query, *jnp.split(key_value, 2, axis=-1), heads, cond.text_mask)
         h = nn.Dense(channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")(h)
         return x + h.reshape(x.shape)

@@ -1,7 +1,6 @@
 """What a UNet is made of: convolutions, residual blocks, and the changes of resolution between them."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -45,9 +44,9 @@ def double(x: Image) -> Image:
 class ResidualBlock(nn.Module):
     """norm, SiLU, convolution, twice, beside a skip; the second norm is scaled and shifted by the condition vector.
 
-    x: (batch, height, width, channel); vector: (batch, dim) -> (batch, height', width', features), where resample ("halve",
-    "double" or None) changes the resolution inside the block, of the branch and the skip alike (BigGAN's, as in
-    ADM: Dhariwal & Nichol 2021, section 3). The last convolution begins at zero: at first the block is its skip.
+    x: (batch, height, width, channel); vector: (batch, dim) -> (batch, height', width', features), where resample
+    ("halve", "double" or None) changes the resolution inside the block, of the branch and the skip alike (BigGAN's, as
+    in ADM: Dhariwal & Nichol 2021, section 3). The last convolution begins at zero: at first the block is its skip.
     """
 
     features: int

@@ -13,7 +13,7 @@ def log_snr_features(log_snr: LogSnr, dim: int) -> Float[Array, "batch dim"]:
     """Sines and cosines of log_snr at `dim // 2` geometric frequencies.
 
     log_snr: (batch,), any range, though beyond +-25 the slowest wave begins to repeat. dim: even.
-    After Vaswani et al. 2017 (Attention is all you need, 3.5), with frequencies chosen for log_snr instead of positions.
+    After Vaswani et al. 2017 (Attention is all you need, 3.5), with frequencies chosen for log_snr, not positions.
     """
     frequencies = jnp.geomspace(SLOWEST, FASTEST, dim // 2, dtype=jnp.float32)
     angles = log_snr.astype(jnp.float32)[:, None] * frequencies[None, :]

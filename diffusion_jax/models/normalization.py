@@ -2,8 +2,8 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 from jax import lax
+from jaxtyping import Array, Float
 
 from diffusion_jax.types import Image
 

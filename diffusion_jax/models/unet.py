@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.models.attention import CrossAttention, SelfAttention
-from diffusion_jax.models.blocks import ResidualBlock, conv, depth_to_space, space_to_depth
+from diffusion_jax.models.blocks import ResidualBlock, conv, depth_to_space, double, space_to_depth
 from diffusion_jax.models.embeddings import ConditionVector
 from diffusion_jax.models.normalization import GroupNorm
 from diffusion_jax.types import Cond, Image, LogSnr
@@ -36,23 +36,26 @@ class Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """Down to a small picture with many channels, up again with skips between equals (Ronneberger et al. 2015; ADM, 2021).
+    """Down to a small picture with many channels, up again with skips between equals (Ronneberger et al. 2015; ADM).
 
     x_t: (batch, height, width, channel), of about unit variance; log_snr: (batch,); cond: embedded text and its mask.
     Returns float32 of the shape of x_t, zero at initialization.
 
     channels: width of the finest level; multipliers: one per level, the width there as a multiple of `channels`.
-    blocks: residual blocks per level on the way down; the way up has one more, for the skip of the level's first picture.
+    blocks: residual blocks per level on the way down; the way up has one more, for the skip of the level's first one.
+    resample: how the resolution changes. "residual": inside a residual block of its own (ADM); "convolution": by one
+    convolution, which works at the smaller of the two resolutions and is so much cheaper (Imagen's Efficient U-Net).
     self_attention, cross_attention: the heights of the feature maps (after patching) that have it, e.g. (16, 8).
     patch: cut the picture into patch x patch squares first, which makes everything patch^2 times cheaper.
     dtype: of the compute; parameters, norms' statistics and the output stay float32.
-    remat: None, or the name of a policy of jax.checkpoint_policies for each stage ("nothing_saveable" saves most memory).
+    remat: None, or the name of a policy of jax.checkpoint_policies for each stage ("nothing_saveable": least memory).
     Raises ValueError where the picture cannot be halved often enough.
     """
 
     channels: int
     multipliers: tuple[int, ...]
     blocks: int = 2
+    resample: str = "residual"
     self_attention: tuple[int, ...] = ()
     cross_attention: tuple[int, ...] = ()
     head_dim: int = 64
@@ -69,7 +72,8 @@ class UNet(nn.Module):
                 f"a picture of {x_t.shape[1]}x{x_t.shape[2]} pixels does not divide by {divisor}, "
                 f"which patch={self.patch} and {len(self.multipliers)} levels need: change the resolution or the model"
             )
-        stage_class = Stage if self.remat is None else nn.remat(Stage, policy=getattr(jax.checkpoint_policies, self.remat))
+        policy = self.remat and getattr(jax.checkpoint_policies, self.remat)
+        stage_class = nn.remat(Stage, policy=policy) if self.remat else Stage
 
         def stage(name, features, height, resample=None):
             return stage_class(
@@ -84,8 +88,7 @@ class UNet(nn.Module):
         for level, multiplier in enumerate(self.multipliers):
             features = multiplier * self.channels
             if level > 0:
-                halved = ResidualBlock(x.shape[-1], "halve", self.dropout, self.dtype, name=f"down_{level}_halve")
-                x = halved(x, vector, deterministic)
+                x = self.change(x, "halve", x.shape[-1], f"down_{level}_halve", vector, deterministic)
                 skips.append(x)
             for block in range(self.blocks):
                 x = stage(f"down_{level}_{block}", features, x.shape[1])(x, vector, cond)
@@ -100,9 +103,22 @@ class UNet(nn.Module):
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
                 x = stage(f"up_{level}_{block}", features, x.shape[1])(x, vector, cond)
             if level > 0:
-                doubled = ResidualBlock(x.shape[-1], "double", self.dropout, self.dtype, name=f"up_{level}_double")
-                x = doubled(x, vector, deterministic)
+                x = self.change(x, "double", self.doubled_width(level), f"up_{level}_double", vector, deterministic)
 
         x = nn.silu(GroupNorm(name="norm_out")(x))
         x = conv(self.patch**2 * x_t.shape[-1], 3, self.dtype, "conv_out", zero=True)(x)
         return depth_to_space(x, self.patch).astype(jnp.float32)
+
+    def doubled_width(self, level: int) -> int:
+        """Channels after the step up from a level: its own in ADM, already those of the finer one in the cheap way."""
+        return self.channels * self.multipliers[level if self.resample == "residual" else level - 1]
+
+    def change(self, x: Image, how: str, features: int, name: str, vector, deterministic: bool) -> Image:
+        """Half or twice the resolution."""
+        if self.resample == "residual":
+            return ResidualBlock(features, how, self.dropout, self.dtype, name=name)(x, vector, deterministic)
+        if self.resample != "convolution":
+            raise ValueError(f"resample is {self.resample!r}: choose residual or convolution")
+        if how == "halve":
+            return nn.Conv(features, (3, 3), strides=(2, 2), padding="SAME", dtype=self.dtype, name=name)(x)
+        return double(conv(features, 3, self.dtype, name)(x))

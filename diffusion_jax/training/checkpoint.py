@@ -20,7 +20,7 @@ class Checkpoints(NamedTuple):
 
 
 def open_checkpoints(run: Path, keep: int = 2, keep_every: int | None = None) -> Checkpoints:
-    """Open the checkpoints of a run folder, keeping the newest `keep`, and every one whose step divides by keep_every."""
+    """Open the checkpoints of a run folder; the newest `keep` stay, and those whose step divides by keep_every."""
     folder = Path(run).resolve() / "checkpoints"
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, keep_period=keep_every, create=True)
     return Checkpoints(folder, ocp.CheckpointManager(folder, options=options))
@@ -34,7 +34,8 @@ def save(checkpoints: Checkpoints, state: TrainState, data: dict, wait: bool = F
     step = int(state.step)
     arguments = ocp.args.Composite(state=ocp.args.StandardSave(state._asdict()), data=ocp.args.JsonSave(data))
     try:
-        checkpoints.manager.save(step, args=arguments, force=True)
+        if step not in checkpoints.manager.all_steps():
+            checkpoints.manager.save(step, args=arguments, force=True)
         if wait:
             checkpoints.manager.wait_until_finished()
     except Exception as error:
@@ -42,7 +43,7 @@ def save(checkpoints: Checkpoints, state: TrainState, data: dict, wait: bool = F
 
 
 def restore(checkpoints: Checkpoints, like: TrainState) -> tuple[TrainState, dict] | None:
-    """The newest state and the data's position, laid out as `like` (arrays or shapes with shardings); None if there is none.
+    """The newest state and the data's position, laid out as `like` (arrays or shapes with shardings), or None.
 
     Raises ValueError for a checkpoint that is damaged, or that is not of this model.
     """
@@ -81,7 +82,7 @@ def load_params(run: Path) -> tuple[Params, int]:
 
 
 def lock(run: Path):
-    """Hold the run folder for this process until it ends, however it ends. Raises OSError if another one trains in it."""
+    """Hold the run folder until this process ends, however it ends. Raises OSError if another one trains in it."""
     file = open(Path(run) / "lock", "w")  # noqa: SIM115  (held open: the kernel drops the lock with the process)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,7 +8,7 @@ from diffusion_jax.types import Params
 
 
 def decay_at(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
-    """The decay after `step` updates: it rises from 0.1 to `decay`, so that an early average does not hold the initial weights.
+    """The decay after `step` updates: it rises from 0.1 to `decay`, so that the initial weights are soon forgotten.
 
     min(decay, (1 + step) / (10 + step)), the schedule of TensorFlow's ExponentialMovingAverage with num_updates.
     """

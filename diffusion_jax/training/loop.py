@@ -58,10 +58,10 @@ def train(
                 progress.set_postfix_str(f"loss {means['loss']:.4f}, {rates['images_per_second']:.0f} images/s")
                 window, waited, begun = [], 0.0, time.perf_counter()
             progress.update(1)
+            paused = time.perf_counter()
             for hook in due:
                 hook(state, False)
-            if due:
-                waited, begun, window = 0.0, time.perf_counter(), []
+            begun += time.perf_counter() - paused  # a hook's time is not the step's
         if pending is not None:
             read(step, pending)
     for _, hook in every:

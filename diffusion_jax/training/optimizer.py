@@ -16,12 +16,12 @@ def adamw(
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019) behind a clip of the global gradient norm.
 
-    The rate rises linearly over warmup_steps, then follows a cosine to zero at decay_steps (counted from the first step;
-    0 keeps it constant). Weight decay acts on kernels and embeddings, never on biases and norms.
+    The rate rises linearly over warmup_steps, then follows a cosine to zero at decay_steps (counted from the first
+    step; 0 keeps it constant). Weight decay acts on kernels and embeddings, never on biases and norms.
     Raises ValueError for a decay that ends before the warm-up does.
     """
     if 0 < decay_steps <= warmup_steps:
-        raise ValueError(f"optimizer: decay_steps={decay_steps} must be above warmup_steps={warmup_steps}, or 0 for none")
+        raise ValueError(f"optimizer: decay_steps={decay_steps} must be 0 (none) or above {warmup_steps=}")
     if decay_steps:
         rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, decay_steps)
     else:

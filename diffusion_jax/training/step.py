@@ -13,8 +13,8 @@ from diffusion_jax.training.state import TrainState
 def make_train_step(loss: Callable, optimizer: optax.GradientTransformation, ema_decay: float) -> Callable:
     """A pure function (state, batch, key) -> (state, metrics).
 
-    loss: (params, batch, keys) -> (scalar, metrics), where keys holds one key for each example, made from the run's key,
-    the step and the example's place in the batch. metrics: float32 scalars; "loss" and "gradient_norm" are always there.
+    loss: (params, batch, keys) -> (scalar, metrics), where keys holds one key for each example, made from the run's
+    key, the step and the example's place in the batch. metrics: float32 scalars, "loss" and "gradient_norm" among them.
     """
 
     def train_step(state: TrainState, batch: dict, key: jax.Array) -> tuple[TrainState, dict]:

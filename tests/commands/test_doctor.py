@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import pytest
 
 from diffusion_jax.__main__ import main
@@ -90,15 +91,22 @@ def test_data_sets_are_counted_and_half_written_ones_are_faults(tmp_path):
     assert "build it again" in findings[1].advice
 
 
-def test_a_cache_that_is_off_is_a_fault(monkeypatch):
-    monkeypatch.setattr("jax.config.jax_compilation_cache_dir", None)
-    assert "JAX_COMPILATION_CACHE_DIR" in found(doctor.compile_cache())["compile cache"].advice
+def test_the_compile_cache_is_measured_and_its_absence_a_fault(tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        assert "JAX_COMPILATION_CACHE_DIR" in found(doctor.compile_cache())["compile cache"].advice
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+        (tmp_path / "program").write_bytes(bytes(2**20))
+        assert "1.0 MiB in it" in found(doctor.compile_cache())["compile cache"].text
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_training_that_does_not_work_is_a_fault(monkeypatch):
     for losses in ([1.0, float("nan")], [1.0, 2.0]):
         monkeypatch.setattr(doctor, "train_a_convolution", lambda seconds, losses=losses: (2, 1.0, losses))
         monkeypatch.setattr(doctor, "matmul_peak", lambda seconds: (8, "float32", 0.0))
-        findings = found(doctor.smoke(0))
+        findings = found(doctor.smoke(0.0))
         assert "does not work" in findings["smoke step"].advice
         assert "wrong" in findings["matmul peak"].advice

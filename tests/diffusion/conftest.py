@@ -32,6 +32,7 @@ def text():
     """A Cond for a batch of the given size, every example with text of its own: `value` plus its index."""
 
     def make(batch, value=0.0):
-        return Cond(jnp.broadcast_to(value + jnp.arange(batch)[:, None, None] * 1.0, (batch, 2, 3)), jnp.ones((batch, 2), bool))
+        text_emb = jnp.broadcast_to((value + jnp.arange(batch, dtype=float))[:, None, None], (batch, 2, 3))
+        return Cond(text_emb, jnp.ones((batch, 2), bool))
 
     return make

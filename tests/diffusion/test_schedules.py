@@ -47,7 +47,7 @@ def test_the_gradients_are_finite_at_the_ends(name):
     schedule, ends = SCHEDULES[name], jnp.array([0.0, 0.5, 1.0])
     assert (jax.vmap(jax.grad(schedule.log_snr))(ends) < 0).all()
     for part in (0, 1):
-        slope = jax.vmap(jax.grad(lambda l, part=part: schedule.alpha_sigma(l)[part]))(schedule.log_snr(ends))
+        slope = jax.vmap(jax.grad(lambda x, part=part: schedule.alpha_sigma(x)[part]))(schedule.log_snr(ends))
         assert jnp.isfinite(slope).all()
 
 

@@ -11,7 +11,11 @@ from diffusion_jax.diffusion import weighting as w
 LOG_SNR = jnp.linspace(-8, 8, 33)
 SNR = np.exp(np.asarray(LOG_SNR, np.float64))
 SIGMA = SNR**-0.5
-OF_EPS, OF_X0, OF_V = 1 + 0 * SNR, SNR, SNR / (1 + SNR)  # what the squared error of each is multiplied by to be that of eps
+OF_EPS, OF_X0, OF_V = (
+    1 + 0 * SNR,
+    SNR,
+    SNR / (1 + SNR),
+)  # what the squared error of each is multiplied by to be that of eps
 
 PUBLISHED = [  # the weighting here, the weight of the paper, and the error that the paper weighs
     (w.constant, 1 + 0 * SNR, OF_EPS),
@@ -35,10 +39,12 @@ def test_the_loss_is_that_of_the_paper(weighting, paper, factor):
 def test_weights_are_finite_and_positive_at_the_ends(weighting):
     ends = weighting(jnp.array([-20.0, 20.0]))
     assert (jnp.isfinite(ends) & (ends > 0)).all()
-    assert jnp.isfinite(jax.grad(lambda l: weighting(l).sum())(jnp.array([-20.0, 20.0]))).all()
+    assert jnp.isfinite(jax.grad(lambda x: weighting(x).sum())(jnp.array([-20.0, 20.0]))).all()
 
 
-@pytest.mark.parametrize("schedule", [s.cosine(-6.0, 6.0), s.rectified_flow(-6.0, 6.0), s.sigmoid(log_snr_min=-6.0, log_snr_max=6.0)])
+@pytest.mark.parametrize(
+    "schedule", [s.cosine(-6.0, 6.0), s.rectified_flow(-6.0, 6.0), s.sigmoid(log_snr_min=-6.0, log_snr_max=6.0)]
+)
 def test_per_log_snr_makes_the_expected_loss_independent_of_the_schedule(schedule, x64):
     t = (jnp.arange(4000) + 0.5) / 4000
     log_snr = schedule.log_snr(t)

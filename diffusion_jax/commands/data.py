@@ -1,0 +1,34 @@
+"""Build a data set, convert one, or look at one.
+
+Examples:
+
+  diffusion-jax data build emoji
+  diffusion-jax data show emoji --out=sheet.png
+  diffusion-jax data show shapes --split=validation
+  diffusion-jax data show my_pictures/                    (a folder of pictures with captions)
+  diffusion-jax data convert shards/00000.tar shards/00001.tar --out=data/mine
+"""
+
+from absl import flags
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("data_dir", "data", "Folder of the data sets.", flag_values=values)
+    flags.DEFINE_string("split", "train", "train or validation.", flag_values=values)
+    flags.DEFINE_integer("count", 48, "Pictures on the sheet.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Which pictures.", flag_values=values)
+    flags.DEFINE_string("out", None, "show: the PNG (default NAME.png); convert: the new folder.", flag_values=values)
+    flags.DEFINE_float("held_out", 0.05, "convert: the share of the validation split.", flag_values=values)
+
+
+def run(args: flags.FlagValues, action: str, *names: str) -> None:
+    from diffusion_jax import datasets
+
+    if action == "build" and len(names) == 1:
+        datasets.build(names[0], args.data_dir)
+    elif action == "show" and len(names) == 1:
+        datasets.show(names[0], args.data_dir, args.split, args.count, args.seed, args.out)
+    elif action == "convert" and names and args.out:
+        datasets.convert(names, args.out, args.held_out)
+    else:
+        raise flags.Error("say `data build NAME`, `data show NAME` or `data convert TAR ... --out=FOLDER`")

@@ -1,0 +1,131 @@
+"""Pictures for people: of sentences, of how they come out of noise, and of how a picture is destroyed."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion_jax import drawing, trained
+from diffusion_jax.data import transforms
+from diffusion_jax.diffusion import schedules
+from diffusion_jax.evaluation import images
+
+FRAMES = 10  # of a strip
+
+
+def read_prompts(prompts: Sequence[str], path: str | None) -> list[str]:
+    """The prompts given, then those of a file, a line each. Raises where there are none, or the file is not text."""
+    found = list(prompts)
+    if path is not None:
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no prompt file {path}") from None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
+        found += [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise ValueError("nothing to draw: give --prompt=TEXT, or --prompts=FILE with a prompt a line")
+    return found
+
+
+def draw(
+    prompts: Sequence[str],
+    out: str | Path,
+    *,
+    workdir: str | None = None,
+    pretrained: str | None = None,
+    count: int = 1,
+    seed: int = 0,
+    sampler: str | None = None,
+    nfe: int | None = None,
+    cfg_scale: float | None = None,
+    negative: str = "",
+) -> Path:
+    """Draw `count` pictures of each prompt into the folder `out`, which it returns.
+
+    Writes PROMPT_NUMBER.png for each, grid.png, and strip_PROMPT.png and .gif of the first picture of each prompt.
+    Raises ValueError for a count, nfe or scale that is out of range.
+    """
+    if count < 1:
+        raise ValueError(f"--count={count}: draw at least one picture")
+    if cfg_scale is not None and not np.isfinite(cfg_scale):
+        raise ValueError(f"--cfg_scale={cfg_scale} is no number: 1 is no guidance, 3 to 7 are usual")
+    model = trained.load(workdir, pretrained)
+    sampling = changed(model.config.sampling, sampler, nfe)
+    draw_pictures = drawing.make_drawing(model.experiment, sampling)
+    every = [prompt for prompt in prompts for _ in range(count)]
+    numbers = [number for _ in prompts for number in range(count)]
+    drawn = draw_pictures(model.params, every, seed, numbers, negative, cfg_scale)
+
+    out = Path(out)
+    names = file_names(prompts)
+    for i, picture in enumerate(drawn.pictures):
+        images.write_png(out / f"{names[i // count]}_{numbers[i]}.png", picture)
+    scale = sampling.cfg_scale if cfg_scale is None else cfg_scale
+    header = f"{model.name}: seed {seed}, {sampling.sampler.name}, {sampling.nfe} network calls, guidance {scale:g}"
+    columns = count if count > 1 else None
+    images.write_png(out / "grid.png", images.grid(drawn.pictures, captions=every, columns=columns, header=header))
+    for i, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
+        rows = {"x": drawn.noisy[:, i * count], "estimate": drawn.estimates[:, i * count]}
+        write_strip(out, f"strip_{name}", rows, drawn.sigmas, prompt)
+    print(f"{len(every)} pictures of {len(prompts)} prompts in {out}/: look at {out / 'grid.png'}")
+    return out
+
+
+def changed(sampling: ConfigDict, sampler: str | None, nfe: int | None) -> ConfigDict:
+    """A config's way of sampling with another sampler or another number of network calls."""
+    sampling = ConfigDict(sampling.to_dict())
+    if sampler is not None:
+        sampling.sampler = ConfigDict(dict(name=sampler))
+    if nfe is not None:
+        sampling.nfe = nfe
+    return sampling
+
+
+def file_names(prompts: Sequence[str]) -> list[str]:
+    """A short name for each prompt, of letters, digits and underscores, no two alike."""
+    names: list[str] = []
+    for number, prompt in enumerate(prompts):
+        name = re.sub(r"[^a-z0-9]+", "_", prompt.lower()).strip("_")[:40] or "picture"
+        names.append(name if name not in names else f"{name}_{number}")
+    return names
+
+
+def write_strip(out: Path, name: str, rows: dict[str, np.ndarray], sigmas: np.ndarray, header: str) -> None:
+    """A strip as NAME.png and, all of its frames one after the other, as NAME.gif."""
+    labels = [f"σ {sigma:.3g}" for sigma in sigmas]
+    images.write_png(out / f"{name}.png", images.strip(rows, labels, columns=FRAMES, header=header))
+    frames = [images.grid(np.stack(pair), captions=[f"{row}, {label}" for row in rows], columns=len(rows))
+              for *pair, label in zip(*rows.values(), labels, strict=True)]  # fmt: skip
+    images.write_gif(out / f"{name}.gif", frames)
+
+
+def destroy(
+    picture: str | Path, out: str | Path, seed: int = 0, workdir: str | None = None, pretrained: str | None = None
+) -> Path:
+    """The forward process on one picture, as strip_destroyed.png and .gif in `out`, which it returns.
+
+    The noise levels are uniform in the time of the model's schedule, or of the cosine one where no model is given; the
+    noise is one draw, so each frame adds to the frame before it.
+    """
+    try:
+        pixels = transforms.square(transforms.decode(Path(picture).read_bytes()), 128)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no picture {picture}") from None
+    except ValueError as error:
+        raise ValueError(f"{picture}: {error}") from error
+    given = workdir or pretrained
+    schedule = trained.load(workdir, pretrained).experiment.schedule if given else schedules.cosine()
+    log_snr = schedule.log_snr(jnp.linspace(0.0, 1.0, 24))
+    alpha_t, sigma_t = (np.asarray(c)[:, None, None, None] for c in schedules.variance_preserving(log_snr))
+    eps = np.asarray(jax.random.normal(jax.random.key(seed), pixels.shape))
+    noisy = images.to_uint8(alpha_t * (pixels / 127.5 - 1) + sigma_t * eps)
+    sigmas = np.exp(-0.5 * np.asarray(log_snr))
+    write_strip(Path(out), "strip_destroyed", {"x": noisy}, sigmas, f"{picture}, seed {seed}")
+    print(f"look at {Path(out) / 'strip_destroyed.png'}")
+    return Path(out)

@@ -1,0 +1,39 @@
+"""How good is a trained model? The figures that need no learned metric."""
+
+from pathlib import Path
+
+import numpy as np
+
+from diffusion_jax import build, drawing, run, trained
+from diffusion_jax.data import shapes_parser
+
+
+def judge(
+    data_dir: str, workdir: str | None = None, pretrained: str | None = None, count: int = 256, seed: int = 0
+) -> dict:
+    """Validation losses on held-out pictures, and on shapes the share of captions that the drawn pictures obey.
+
+    count: pictures to judge by. Prints the figures and, for a run, writes them to evaluation.json in its folder. Every
+    figure comes with the number of examples; the noise, the captions and the seeds are the same every time.
+    """
+    model = trained.load(workdir, pretrained)
+    config = model.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.validation_size = count
+    held_out = build.held_out(config, model.experiment, data_dir)
+    record = run.make_validation(model.experiment, held_out, config.batch_size)(model.params)
+    figures = {name: np.asarray(value).tolist() for name, value in record.items()}
+    if config.data.name == "shapes":
+        draw = drawing.make_drawing(model.experiment, config.sampling, chunk=64)
+        scores = shapes_parser.alignment(draw(model.params, held_out["captions"], seed).pictures, held_out["captions"])
+        floor = shapes_parser.alignment(held_out["image"], held_out["captions"])
+        figures |= {f"alignment/{name}": score for name, score in scores.items()}
+        figures |= {f"alignment_of_real_pictures/{name}": score for name, score in floor.items()}
+        figures["alignment/examples"] = len(held_out["captions"])
+    print(f"{model.name}, on held-out pictures of {config.data.name}:")
+    for name, value in figures.items():
+        numbers = value if isinstance(value, list) else [value]
+        print(f"  {name:<36} {' '.join(f'{number:.4g}' for number in numbers)}")
+    if workdir is not None:
+        run.write_json(Path(workdir) / "evaluation.json", figures)
+    return figures

@@ -1,0 +1,108 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.diffusion import noise_levels, oracle, weighting
+from diffusion_jax.diffusion import parameterization as p
+from diffusion_jax.diffusion import schedules as s
+from diffusion_jax.diffusion.loss import diffusion_loss, eps_error
+
+PREDICTIONS = [p.eps_prediction, p.x0_prediction, p.v_prediction, p.flow_prediction, p.edm_prediction]
+every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS)
+SHAPE = (2, 2, 1)
+
+
+def gaussian():
+    return oracle.gaussian(jnp.array([[[0.3], [-0.2]], [[0.9], [0.0]]]), jnp.array([[[0.5], [1.0]], [[0.2], [0.8]]]))
+
+
+def pictures(batch, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (batch, *SHAPE)), dtype)
+
+
+def loss_of(network, x_0, cond, keys, schedule, prediction, levels=noise_levels.uniform, weight=weighting.min_snr):
+    run = partial(diffusion_loss, schedule=schedule, parameterization=prediction, noise_levels=levels, weighting=weight)
+    return run(network, x_0, cond, keys)
+
+
+@every_prediction
+@pytest.mark.parametrize("alpha_sigma", [s.variance_preserving, s.variance_exploding, s.straight_line])
+def test_one_denoiser_has_one_loss_however_it_is_told(prediction, alpha_sigma, some_keys, text, x64):
+    schedule = s.cosine()._replace(alpha_sigma=alpha_sigma)
+    exact = gaussian()
+    told = loss_of(
+        oracle.network(exact, schedule, prediction), pictures(6), text(6), some_keys(6), schedule, prediction
+    )
+    plain = oracle.network(exact, s.cosine(), p.eps_prediction)
+    expected = loss_of(plain, pictures(6), text(6), some_keys(6), s.cosine(), p.eps_prediction)
+    np.testing.assert_allclose(told[0], expected[0], rtol=1e-9)
+    np.testing.assert_allclose(told[1]["eps_error"], expected[1]["eps_error"], rtol=1e-9)
+
+
+@every_prediction
+@pytest.mark.parametrize("log_snr", [-20.0, -10.0, 0.0, 10.0, 20.0])
+def test_in_float32_the_error_in_eps_keeps_its_digits_at_any_level(prediction, log_snr, text, x64):
+    """The network is off by a known amount, so the error in eps is known: factor times that amount."""
+
+    def error(dtype):
+        x_0, eps = pictures(2, dtype), pictures(2, dtype)[::-1] * 2
+        levels = jnp.full(2, log_snr, dtype)
+        y = p.target(x_0, eps, *s.variance_preserving(levels), prediction)
+        run = partial(eps_error, schedule=s.cosine(), parameterization=prediction)
+        return run(lambda x_t, log_snr, cond: y + 0.25, x_0, eps, levels, text(2))
+
+    single, double = error(jnp.float32), error(jnp.float64)
+    assert single.dtype == jnp.float32
+    np.testing.assert_allclose(single, double, rtol=1e-5)
+
+
+@every_prediction
+@pytest.mark.parametrize("weight", [weighting.constant, weighting.min_snr, weighting.sigmoid, weighting.edm])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_loss_and_gradient_are_finite_at_the_extremes(prediction, weight, dtype, some_keys, text):
+    ends = lambda keys, schedule: jnp.array([-20.0, 20.0, 0.0])  # noqa: E731
+
+    def loss(parameter):
+        network = lambda x_t, log_snr, cond: (parameter * x_t).astype(dtype)  # noqa: E731
+        return loss_of(network, pictures(3, dtype), text(3), some_keys(3), s.cosine(), prediction, ends, weight)[0]
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.asarray(0.5))
+    assert value.dtype == jnp.float32
+    assert jnp.isfinite(value)
+    assert jnp.isfinite(gradient)
+    assert gradient != 0
+
+
+def test_the_loss_is_the_mean_of_weight_times_error(some_keys, text):
+    zero = lambda x_t, log_snr, cond: jnp.zeros_like(x_t)  # noqa: E731
+    run = partial(loss_of, zero, pictures(4), text(4), some_keys(4), s.cosine(), p.eps_prediction)
+    loss, metrics = run(weight=lambda log_snr: jnp.full_like(log_snr, 3.0))
+    np.testing.assert_allclose(loss, 3 * metrics["eps_error"], rtol=1e-6)
+    assert abs(metrics["eps_error"] - 1) < 4 * (2 / 16) ** 0.5  # of 16 normal numbers, the mean square
+
+
+def test_an_example_has_its_error_in_a_batch_of_any_size(some_keys, text):
+    """The loss of five is the mean of those of the five alone, each with its own key."""
+    network = oracle.network(gaussian(), s.cosine(), p.v_prediction)
+    x_0, cond, keys = pictures(5), text(5), some_keys(5)
+    run = jax.jit(lambda x_0, cond, keys: loss_of(network, x_0, cond, keys, s.cosine(), p.v_prediction)[0])
+    alone = [run(x_0[i : i + 1], jax.tree.map(lambda c, i=i: c[i : i + 1], cond), keys[i : i + 1]) for i in range(5)]
+    np.testing.assert_allclose(run(x_0, cond, keys), np.mean(alone), rtol=1e-5)
+
+
+def test_settings_may_be_traced_without_compiling_again(some_keys, text):
+    @jax.jit
+    def loss(gamma, shift, log_snr_min):
+        network = oracle.network(gaussian(), s.cosine(), p.v_prediction)
+        schedule = s.shifted(s.cosine(log_snr_min), shift)
+        weight = partial(weighting.min_snr, gamma=gamma)
+        return loss_of(network, pictures(3), text(3), some_keys(3), schedule, p.v_prediction, weight=weight)[0]
+
+    values = [
+        loss(*settings) for settings in [(5.0, 1.0, -10.0), (1.0, 1.0, -10.0), (5.0, 2.0, -10.0), (5.0, 1.0, -4.0)]
+    ]
+    assert len({float(value) for value in values}) == 4
+    assert loss._cache_size() == 1
