@@ -13,10 +13,10 @@ from diffusion_jax.evaluation import images
 SIDE = 128  # pixels of a picture on a contact sheet
 
 
-def build(name: str, data_dir: str) -> None:
+def build(name: str, data_dir: str, recipe: str | None = None) -> None:
     """Fetch and prepare a data set: "emoji", or the name of one of TensorFlow Datasets. Prints what is there then."""
     if name == "emoji":
-        print(json.dumps(emoji.build(data_dir), indent=2))
+        print(json.dumps(emoji.build(data_dir, recipe=recipe), indent=2))
     elif name == "shapes":
         print("shapes are drawn as they are needed: there is nothing to build")
     else:

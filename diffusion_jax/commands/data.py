@@ -3,6 +3,7 @@
 Examples:
 
   diffusion-jax data build emoji
+  diffusion-jax data build emoji --recipe=openmoji        (one style, without npm)
   diffusion-jax data show emoji --out=sheet.png
   diffusion-jax data show shapes --split=validation
   diffusion-jax data show my_pictures/                    (a folder of pictures with captions)
@@ -14,6 +15,7 @@ from absl import flags
 
 def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("data_dir", "data", "Folder of the data sets.", flag_values=values)
+    flags.DEFINE_string("recipe", None, "build emoji: six_styles or openmoji.", flag_values=values)
     flags.DEFINE_string("split", "train", "train or validation.", flag_values=values)
     flags.DEFINE_integer("count", 48, "Pictures on the sheet.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("seed", 0, "Which pictures.", flag_values=values)
@@ -25,7 +27,7 @@ def run(args: flags.FlagValues, action: str, *names: str) -> None:
     from diffusion_jax import datasets
 
     if action == "build" and len(names) == 1:
-        datasets.build(names[0], args.data_dir)
+        datasets.build(names[0], args.data_dir, args.recipe)
     elif action == "show" and len(names) == 1:
         datasets.show(names[0], args.data_dir, args.split, args.count, args.seed, args.out)
     elif action == "convert" and names and args.out:

@@ -92,7 +92,7 @@ def render(objects: Sequence[Drawn], size: int) -> np.ndarray:
 def coverage(shape: str, x: float, y: float, scale: float, size: int) -> tuple[slice, slice, np.ndarray]:
     """How much of each pixel a shape covers: rows, columns and float32 fractions, by sampling inside the pixels."""
     left, right, top, bottom = (extent * scale for extent in _EXTENTS[shape])
-    fine = max(4, 128 // size)
+    fine = max(4, 256 // size)
     u, columns = _samples(x, left, right, scale, size, fine)
     v, rows = _samples(y, top, bottom, scale, size, fine)
     inside = _INSIDE[shape](u[None, :], v[:, None])

@@ -36,12 +36,13 @@ class Reading(NamedTuple):
 
 def parse(pictures: np.ndarray) -> list[list[Reading]]:
     """The objects in each of the pictures, uint8 (n, size, size, 3) with size of at least 16."""
-    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[3] != 3 or pictures.shape[1] < MIN_SIZE:
+    size = pictures.shape[1] if pictures.ndim == 4 else 0
+    if pictures.dtype != np.uint8 or pictures.shape[1:] != (size, size, 3) or size < MIN_SIZE:
         got = f"{pictures.dtype} {pictures.shape}"
         raise ValueError(f"parse takes uint8 (n, size, size, 3) pictures of size {MIN_SIZE} or more: got {got}.")
     amounts, colors = _unmix(pictures)
-    labels = _components(np.where(np.take_along_axis(amounts, colors[..., None], 3)[..., 0] > CORE, colors, -1))
-    return [_objects(a, c, k) for a, c, k in zip(amounts, colors, labels, strict=True)]
+    cores = _components(np.where(np.take_along_axis(amounts, colors[..., None], 3)[..., 0] > CORE, colors, -1))
+    return [_objects(*parts) for parts in zip(amounts, colors, cores, _widened(_widened(cores)), strict=True)]
 
 
 def alignment(pictures: np.ndarray, captions: Sequence[str]) -> dict[str, float]:
@@ -108,7 +109,7 @@ def _unmix(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _components(colors: np.ndarray) -> np.ndarray:
     """Connected regions of equal color (n, h, w): a pixel gets the largest pixel number of its region, -1 outside."""
     _, height, width = colors.shape
-    labels = np.where(colors >= 0, np.arange(height * width).reshape(1, height, width), -1)
+    labels = np.where(colors >= 0, np.arange(height * width, dtype=np.int32).reshape(1, height, width), np.int32(-1))
     beside, below = colors[:, :, 1:] == colors[:, :, :-1], colors[:, 1:] == colors[:, :-1]
     while True:
         before = labels.copy()
@@ -122,16 +123,23 @@ def _components(colors: np.ndarray) -> np.ndarray:
             return labels
 
 
-def _objects(amounts: np.ndarray, colors: np.ndarray, labels: np.ndarray) -> list[Reading]:
-    size, found = len(labels), []
-    values, counts = np.unique(labels[labels >= 0], return_counts=True)
-    for value in values[counts > FRAGMENT * (SIZES["small"] * size) ** 2 * CORE]:
-        core = labels == value
-        color = int(colors[core][0])
-        own = core | (_grown(core) & (labels < 0))  # the half-covered rim too, but no other object's pixels
-        amount = np.where(own, amounts[:, :, color], 0)
-        if amount.sum() > FRAGMENT * (SIZES["small"] * size) ** 2:
-            found.append(_reading(amount, _NAMES[color]))
+def _widened(labels: np.ndarray) -> np.ndarray:
+    """Each region with the pixels around it that no other region holds: its soft rim."""
+    _, height, width = labels.shape
+    wide = np.pad(labels, ((0, 0), (1, 1), (1, 1)), constant_values=-1)
+    around = np.max([wide[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=0)
+    return np.where(labels < 0, around, labels)
+
+
+def _objects(amounts: np.ndarray, colors: np.ndarray, cores: np.ndarray, regions: np.ndarray) -> list[Reading]:
+    smallest, found = FRAGMENT * (SIZES["small"] * len(cores)) ** 2, []
+    values, where, counts = np.unique(cores, return_index=True, return_counts=True)
+    for value, first, count in zip(values, where, counts, strict=True):
+        if value >= 0 and count > CORE * smallest:
+            color = colors.flat[first]
+            amount = np.where(regions == value, amounts[:, :, color], 0)
+            if amount.sum() > smallest:
+                found.append(_reading(amount, _NAMES[color]))
     return sorted(found, key=lambda thing: (thing.y, thing.x))
 
 
@@ -140,17 +148,18 @@ def _reading(amount: np.ndarray, color: str) -> Reading:
     middles = (np.arange(size) + 0.5) / size
     x, y = float(amount.sum(0) @ middles) / area, float(amount.sum(1) @ middles) / area
     scale = area**0.5 / size
-    shape = min(SHAPES, key=lambda name: _difference(amount, name, x, y, scale))
+    shape = min(SHAPES, key=lambda name: _misfit(amount, name, x, y, scale))
     return Reading("small" if scale < _SIZE_BORDER else "large", color, shape, x, y, scale)
 
 
-def _difference(amount: np.ndarray, shape: str, x: float, y: float, scale: float) -> float:
+def _misfit(amount: np.ndarray, shape: str, x: float, y: float, scale: float) -> float:
+    """Squared difference from a drawn shape, sharp or blurred, whichever is nearer: networks draw soft edges."""
+    drawn = np.zeros_like(amount)
     rows, columns, cover = coverage(shape, x, y, scale, len(amount))
-    patch = amount[rows, columns]
-    return float(((patch - cover) ** 2).sum() - (patch**2).sum())
-
-
-def _grown(mask: np.ndarray) -> np.ndarray:
-    wide = np.pad(mask, 1)
-    size = len(mask)
-    return np.any([wide[i : i + size, j : j + size] for i in range(3) for j in range(3)], axis=0)
+    drawn[rows, columns] = cover
+    misfits = []
+    for _ in range(3):
+        misfits.append(float(((amount - drawn) ** 2).sum()))
+        for axis in (0, 1):
+            drawn = (np.roll(drawn, 1, axis) + 2 * drawn + np.roll(drawn, -1, axis)) / 4
+    return min(misfits)

@@ -1,11 +1,11 @@
 """Bytes of unknown origin to square uint8 RGB pictures."""
 
 import io
-import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # others are rare, and some of PIL's readers start programs
 MAX_PIXELS = 64 << 20  # 64 Mpx is 192 MiB of RGB; a few kilobytes of PNG can claim far more
 
 
@@ -18,16 +18,16 @@ def decode(data: bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> np.ndarra
     Raises ValueError (one line) when the bytes are no picture, are cut short, or hold more than max_pixels.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL warns of odd metadata and of big pictures: the bound below decides
-            image = Image.open(io.BytesIO(data)) if isinstance(data, bytes) else data
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ValueError(f"The picture is {width}x{height}, more than {max_pixels} pixels: shrink it first.")
-            image.seek(0)
-            return np.asarray(_rgb(ImageOps.exif_transpose(image)))
+        image = Image.open(io.BytesIO(data), formats=FORMATS) if isinstance(data, bytes) else data
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ValueError(f"The picture is {width}x{height}, more than {max_pixels} pixels: shrink it first.")
+        image.seek(0)
+        return np.asarray(_rgb(ImageOps.exif_transpose(image)))
     except UnidentifiedImageError:
-        raise ValueError("The bytes are no picture in a known format (PNG, JPEG, WebP, GIF, ...).") from None
+        raise ValueError(f"The bytes are no picture in a known format ({', '.join(FORMATS)}).") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # PIL's own, higher bound
+        raise ValueError(f"The picture has far more than {max_pixels} pixels: shrink it first.") from None
     except ValueError:
         raise
     except Exception as error:  # broken files raise OSError, SyntaxError, struct.error, EOFError, IndexError, ...

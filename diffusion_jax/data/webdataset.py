@@ -98,9 +98,11 @@ def rows(tar: str | Path) -> Iterator[tuple[str, dict[str, bytes] | str]]:
     try:
         with tarfile.open(tar, "r|") as members:  # plain, not compressed: what is read is no larger than the file
             for member in members:
-                name, _, extension = member.name.rpartition("/")[2].partition(".")
-                if not member.isreg() or not name:
+                place, _, file = member.name.encode("utf-8", "replace").decode().rpartition("/")
+                stem, _, extension = file.partition(".")
+                if not member.isreg() or not stem:
                     continue
+                name = f"{place}/{stem}" if place else stem
                 if name != key:
                     if key is not None:
                         yield key, parts
@@ -116,9 +118,8 @@ def rows(tar: str | Path) -> Iterator[tuple[str, dict[str, bytes] | str]]:
 
 
 def _convert_one(tar: Path, out: Path, held_out: float, caption_key: str) -> dict:
-    done = out / f"{tar.stem}.counts.json"
     source = {"bytes": tar.stat().st_size, "held_out": held_out, "caption_key": caption_key}
-    if done.is_file() and (report := json.loads(done.read_text("utf-8")))["source"] == source:
+    if report := _finished(out, tar, source):
         return report
     counts, skipped, writers = Counter(), Counter(), {}
     for key, row in rows(tar):
@@ -137,8 +138,18 @@ def _convert_one(tar: Path, out: Path, held_out: float, caption_key: str) -> dic
         writer.close()
         os.replace(out / f"{_shard(tar, split)}.part", out / _shard(tar, split))
     report = {**{split: counts[split] for split in SPLITS}, "skipped": dict(skipped), "source": source}
-    _write_json(done, report)
+    _write_json(out / f"{tar.stem}.counts.json", report)
     return report
+
+
+def _finished(out: Path, tar: Path, source: dict) -> dict | None:
+    """The report of an earlier conversion of the same tar, if all that it wrote is there."""
+    try:
+        report = json.loads((out / f"{tar.stem}.counts.json").read_text("utf-8"))
+        there = all((out / _shard(tar, split)).is_file() for split in SPLITS if report[split])
+        return report if there and report["source"] == source else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _usable(row: dict[str, bytes], caption_key: str) -> tuple[tuple[str, ...], bytes] | str:

@@ -46,7 +46,7 @@ def test_weights_are_finite_and_positive_at_the_ends(weighting):
     "schedule", [s.cosine(-6.0, 6.0), s.rectified_flow(-6.0, 6.0), s.sigmoid(log_snr_min=-6.0, log_snr_max=6.0)]
 )
 def test_per_log_snr_makes_the_expected_loss_independent_of_the_schedule(schedule, x64):
-    t = (jnp.arange(4000) + 0.5) / 4000
+    t = (jnp.arange(4000.0) + 0.5) / 4000
     log_snr = schedule.log_snr(t)
     error = 1 / (1 + log_snr**2)
     plain = jnp.linspace(-6, 6, 100_001)
