@@ -1,6 +1,6 @@
 """From a config to an experiment: the one place where the parts meet, and the last that sees the config."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -50,14 +50,16 @@ def build(config: ConfigDict) -> Experiment:
     """Put the parts together that a config names. Raises ValueError, naming the entry, where one does not fit."""
     part = partial(named_part, config)
     schedule = part("schedule", schedules)()
-    parameterize = part("parameterization", parameterization)
+    if not isinstance(schedule, schedules.Schedule):
+        raise ValueError(f"config.schedule: {config.schedule.name} makes no schedule: name one that does, such as cosine")
+    parameterize = part("parameterization", parameterization, given=2)
     words = text.jointly_trained(part("tokenizer", tokenizers)(), part("text_encoder", models)())
     unet = part("denoiser", models)()
     shape = (config.resolution, config.resolution, 3)
     null = words.tokenize([""])
 
-    def encode(params: Params, tokens, mask) -> Cond:
-        return words.encode(params["text_encoder"], tokens, mask)
+    def encode(params: Params, tokens, mask, dropout_key=None) -> Cond:
+        return words.encode(params["text_encoder"], tokens, mask, dropout_key)
 
     def network(params: Params, dropout_key=None) -> Network:
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
@@ -79,16 +81,17 @@ def build(config: ConfigDict) -> Experiment:
         loss.diffusion_loss,
         schedule=schedule,
         parameterization=parameterize,
-        noise_levels=part("noise_levels", noise_levels),
-        weighting=part("weighting", weighting),
+        noise_levels=part("noise_levels", noise_levels, given=2),
+        weighting=part("weighting", weighting, given=1),
     )
 
     def batch_loss(params: Params, batch: dict, keys):
         x_0 = batch["image"].astype(jnp.float32) / 127.5 - 1
-        tokens, mask = (jnp.concatenate([batch[name], row]) for name, row in zip(("tokens", "mask"), null, strict=True))
-        every = encode(params, tokens, mask)  # the null caption is the last row: one call encodes it too
-        cond, nothing = jax.tree.map(lambda a: a[:-1], every), jax.tree.map(lambda a: a[-1:], every)
-        cond = guidance.drop(cond, nothing, config.caption_dropout, random_keys.for_purpose(keys, "drop"))
+        # A dropped caption is the empty one. Dropped before it is encoded, it costs nothing; one more row for the empty
+        # caption would not divide among the devices, and they would all encode all captions.
+        words_kept = Cond(batch["tokens"], batch["mask"])
+        tokens, mask = guidance.drop(words_kept, Cond(*null), config.caption_dropout, keys)
+        cond = encode(params, tokens, mask, random_keys.for_purpose(keys, "text dropout")[0])
         return objective(network(params, random_keys.for_purpose(keys, "dropout")[0]), x_0, cond, keys)
 
     return Experiment(
@@ -104,17 +107,17 @@ def build(config: ConfigDict) -> Experiment:
     )
 
 
-def named_part(config: ConfigDict, entry: str, home) -> Callable:
-    """One entry of a config as a function, with errors that say which entry they are about."""
+def named_part(config: ConfigDict, entry: str, home, given: int = 0, named: Sequence[str] = ()) -> Callable:
+    """One entry of a config as a function, with errors that say which entry they are about; see `config.bind`."""
     try:
-        return entries.bind(config[entry], home)
+        return entries.bind(config[entry], home, given, named)
     except ValueError as error:
         raise ValueError(f"config.{entry}: {error}") from error
 
 
 def source(config: ConfigDict, split: str, data_dir: str) -> examples.Source:
     """The captioned pictures of a split, "train" or "validation". Raises FileNotFoundError where they are not built."""
-    make = named_part(config, "data", sources)
+    make = named_part(config, "data", sources, named=("split", "data_dir"))
     return make(split=split, **entries.accepted(make, data_dir=data_dir))
 
 
@@ -125,9 +128,9 @@ def sampler(experiment: Experiment, sampling: ConfigDict) -> tuple[Callable, Cal
     (pictures, xs, estimates), where text and null_text are (tokens, mask), and xs and estimates hold the trajectory, of
     shape (levels, batch, height, width, channel). Guidance scale and sigmas are arrays: changing them compiles nothing.
     """
-    take = named_part(sampling, "sampler", samplers)
+    take = named_part(sampling, "sampler", samplers, given=5)
     n = samplers.steps_for(take.func, sampling.nfe)
-    make_grid = named_part(sampling, "grid", grids)
+    make_grid = named_part(sampling, "grid", grids, given=3, named=("schedule",))
 
     def grid():
         schedule = entries.accepted(make_grid, schedule=experiment.schedule)

@@ -8,7 +8,7 @@ import difflib
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import ModuleType
 
@@ -21,10 +21,11 @@ def resolve(name: str, home: ModuleType) -> Callable:
             home = importlib.import_module(module_name)
         except ImportError as error:
             raise ValueError(f"{name}: cannot import {module_name} ({error}); write package.module:function") from error
+    names = public_names(home)
     found = getattr(home, function_name, None)
-    if callable(found) and not function_name.startswith("_"):
+    if function_name in names or (module_name and callable(found) and not function_name.startswith("_")):
         return found
-    near = difflib.get_close_matches(function_name, names := public_names(home), n=3, cutoff=0.4)
+    near = difflib.get_close_matches(function_name, names, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(names)}"
     raise ValueError(f"{home.__name__} has no {function_name!r}: {hint}")
 
@@ -41,22 +42,28 @@ def public_names(home: ModuleType) -> list[str]:
     )
 
 
-def bind(entry: Mapping, home: ModuleType) -> Callable:
-    """The named function with the entry's arguments bound; what it still needs comes when it is called.
+def bind(entry: Mapping, home: ModuleType, given: int = 0, named: Sequence[str] = ()) -> Callable:
+    """The named function with the entry's arguments bound.
 
-    Raises ValueError for an entry without a name, an unknown name, or an argument that the function does not take.
+    When it is called, `given` more come by position, and those that `named` lists by name if it has them.
+    Raises ValueError for an entry without a name, an unknown name, an argument that the function does not take or that
+    it misses, or a function that cannot be called in that way at all.
     """
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
     name = arguments.pop("name", None)
     if not isinstance(name, str):
-        raise ValueError(f"a config entry for {home.__name__} needs a name, but holds {dict(entry)}")
+        raise ValueError(f"a config entry for {home.__name__} needs a name, but holds {dict(arguments)}")
     function = resolve(name, home)
-    accepted = inspect.signature(function).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
-        for key in arguments.keys() - accepted.keys():
-            near = difflib.get_close_matches(key, accepted, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(accepted)}"
+    signature = inspect.signature(function)
+    if not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
+        for key in arguments.keys() - signature.parameters.keys():
+            near = difflib.get_close_matches(key, signature.parameters, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(signature.parameters) or 'none'}"
             raise ValueError(f"{name} takes no argument {key!r}: {hint}")
+    try:
+        signature.bind(*[None] * given, **arguments, **accepted(function, **dict.fromkeys(named)))
+    except TypeError as error:
+        raise ValueError(f"{name} does not fit here ({error}): it is {name}{signature}") from error
     return partial(function, **arguments)
 
 
@@ -75,3 +82,14 @@ def differences(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:
         elif json.dumps(before) != json.dumps(after):
             lines.append(f"{prefix}{key}: {before} -> {after}")
     return lines
+
+
+def foreign_names(config: Mapping) -> list[str]:
+    """The functions of other packages that a config names, "package.module:function"."""
+    names = []
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            names += foreign_names(value)
+        elif key == "name" and ":" in str(value):
+            names.append(value)
+    return names

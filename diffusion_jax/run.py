@@ -1,5 +1,6 @@
 """An experiment in its folder: begin it or go on, watch it, leave everything there that it takes to use it."""
 
+import contextlib
 import importlib.metadata
 import json
 import platform
@@ -10,116 +11,161 @@ from pathlib import Path
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from diffusion_jax import build, drawing
 from diffusion_jax import config as entries
 from diffusion_jax.evaluation import images, plots, validation
 from diffusion_jax.training import checkpoint, loop, parallel, state, step
 from diffusion_jax.training.metrics import MetricsLog
+from diffusion_jax.training.progress import progress
 
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "transformers", "diffusion_jax")
-FREE = ("train", "sampling", "loader", "validation_size")  # what may change between two stretches of one run
+FREE = (  # what may change between two stretches of one run: none of it changes what is learned
+    "train",
+    "sampling",
+    "validation_size",
+    *(f"loader.{name}" for name in ("workers", "threads", "prefetch", "cache_bytes")),
+)
 
 
 def train(config: ConfigDict, workdir: str | Path, data_dir: str) -> Path:
     """Train until config.train.steps, from the newest checkpoint if the folder has one; returns the folder.
 
     The folder receives config.json, versions.json, metrics.jsonl, tensorboard/, samples/, curves.png and checkpoints/.
+    On SIGTERM or Ctrl-C the state is saved and the process leaves: SystemExit with 128 + the signal's number.
     Raises ValueError for a folder of another config, a batch that does not divide, or a loss that is no longer finite;
     OSError when the disk is full or another process trains there.
     """
-    folder = Path(workdir)
-    mesh = parallel.data_mesh()
+    folder, mesh = Path(workdir), parallel.data_mesh()
+    check_plan(config.train)
     parallel.check_batch_size(config.batch_size, mesh)
     experiment = build.build(config)
     batches = build.batches(config, experiment, data_dir)
     held_out = build.held_out(config, experiment, data_dir)
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = checkpoint.lock(folder)
-    agree_on_config(folder, config)
-    checkpoints = checkpoint.open_checkpoints(folder, config.train.keep)
-    run_key = jax.random.key(config.seed)
-    current = parallel.replicate(jax.jit(partial(initial_state, experiment))(run_key), mesh)
-    restored = checkpoint.restore(checkpoints, current)
-    if restored is not None:
-        current, position = restored
-        batches.set_state(position)
-        print(f"going on from step {int(current.step)} in {folder}", flush=True)
-    if int(current.step) >= config.train.steps:
-        print(f"{folder} is trained: step {int(current.step)} of {config.train.steps}", flush=True)
-        return folder
-
-    metrics = MetricsLog(folder, int(current.step))
-    update = parallel.data_parallel(step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay), mesh)
-    training_key = parallel.replicate(jax.random.fold_in(run_key, 1), mesh)
-    progress = tqdm(total=config.train.steps, initial=int(current.step), unit="step", smoothing=0.02)
-
-    def take_step(before, batch):
-        batch = {name: batch[name] for name in ("image", "tokens", "mask")}
-        return update(before, parallel.split_batch(batch, mesh), training_key)
-
-    def save(now, last):
-        checkpoint.save(checkpoints, now, batches.get_state(), wait=last)
-
-    def log(at, values):
-        metrics.write(at, {f"train/{name}": value for name, value in values.items()})
-
     validate = make_validation(experiment, held_out, config.batch_size)
-
-    def judge(now, last):
-        if last and int(now.step) % config.train.validate_every == 0:
-            return
-        record = validate(now.ema_params)
-        metrics.write(int(now.step), record)
-        plots.training_curves(folder / "metrics.jsonl", folder / "curves.png")
-        gap, spread = record["validation/gap"], record["validation/gap_standard_error"]
-        progress.write(
-            f"step {int(now.step)}: error on held-out pictures {record['validation/matched']:.4f}, "
-            f"with the wrong captions {gap:+.4f} +- {spread:.4f}"
-        )
-
     draw = drawing.make_drawing(experiment, config.sampling)
 
-    def show(now, last):
-        if last and int(now.step) % config.train.sample_every == 0:
-            return
-        prompts = list(config.sampling.prompts)
-        drawn = draw(now.ema_params, prompts, seed=0)
-        grid = images.grid(drawn.pictures, captions=prompts)
-        (folder / "samples").mkdir(exist_ok=True)
-        images.write_png(folder / "samples" / f"step_{int(now.step):07d}.png", grid)
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as at_the_end:
+        at_the_end.enter_context(checkpoint.lock(folder))
+        agree_on_config(folder, config)
+        checkpoints = checkpoint.open_checkpoints(folder, config.train.keep)
+        at_the_end.callback(checkpoint.close, checkpoints)
+        at_the_end.callback(batches.close)
+        now, position = begin(experiment, config.seed, mesh, checkpoints)
+        if position is not None:
+            batches.set_state(position)
+            print(f"going on from step {int(now.step)} in {folder}", flush=True)
+        if int(now.step) >= config.train.steps:
+            print(f"{folder} is trained: step {int(now.step)} of {config.train.steps}", flush=True)
+            return folder
 
-    plan = config.train
-    try:
-        loop.train(
-            current,
-            take_step,
-            batches,
-            steps=plan.steps,
-            every=[(plan.save_every, save), (plan.validate_every, judge), (plan.sample_every, show)],
-            log=log,
-            log_every=plan.log_every,
-            batch_size=config.batch_size,
-            progress=progress,
-        )
-    except loop.Diverged as error:
-        checkpoints.manager.wait_until_finished()
-        last = checkpoints.manager.latest_step()
-        good = f"the last good checkpoint is step {last}" if last is not None else "there is no checkpoint yet"
-        raise ValueError(f"training diverged at {error}; {good}, in {folder}") from error
-    finally:
-        progress.close()
-        metrics.close()
-        checkpoints.manager.close()
-        lock.close()
+        metrics = MetricsLog(folder, int(now.step))
+        at_the_end.callback(metrics.close)
+        shown = progress(config.train.steps, int(now.step), config.batch_size)
+        at_the_end.callback(shown.close)
+        every = hooks(config, folder, metrics, shown.say, validate, draw)
+        received = at_the_end.enter_context(loop.leaving_politely())
+
+        def save(at: state.TrainState) -> None:
+            checkpoint.save(checkpoints, at, batches.get_state(), as_json(config))
+
+        def log(at: int, values: dict) -> None:
+            metrics.write(at, {f"train/{name}": value for name, value in values.items()})
+            shown.note(at, values["loss"], values["images_per_second"])
+
+        with last_good_named(checkpoints, folder):
+            now = loop.train(
+                now,
+                make_step(config, experiment, mesh),
+                batches,
+                steps=config.train.steps,
+                every=[*every, (config.train.save_every, save)],  # saved last: a resumed run repeats what it cut short
+                log=log,
+                log_every=config.train.log_every,
+                batch_size=config.batch_size,
+                tick=shown.tick,
+                asked_to_leave=received,
+            )
+            for n, hook in every:
+                if n and int(now.step) % n and not received:
+                    hook(now)
+            save(now)
+            checkpoint.finish(checkpoints)
+    if received and int(now.step) < config.train.steps:
+        print(f"left at step {int(now.step)}, as asked; the same command goes on from there", flush=True)
+        raise SystemExit(128 + received[0])
     return folder
+
+
+def check_plan(plan: ConfigDict) -> None:
+    """Raise ValueError for a number in config.train that makes no sense."""
+    least = dict(steps=1, log_every=1, validate_every=0, sample_every=0, save_every=0, keep=1)
+    for name, bound in least.items():
+        if plan[name] < bound:
+            raise ValueError(f"config.train.{name} is {plan[name]}: it must be at least {bound}")
+
+
+def make_step(config: ConfigDict, experiment: build.Experiment, mesh) -> Callable:
+    """(state, host batch) -> (state, metrics), on all devices of the mesh."""
+    update = step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay)
+    compiled = parallel.data_parallel(update, mesh)
+    key = parallel.replicate(jax.random.fold_in(jax.random.key(config.seed), 1), mesh)
+
+    def take_step(now: state.TrainState, batch: dict) -> tuple[state.TrainState, dict]:
+        arrays = {name: batch[name] for name in ("image", "tokens", "mask")}
+        return compiled(now, parallel.split_batch(arrays, mesh), key)
+
+    return take_step
+
+
+def begin(experiment: build.Experiment, seed: int, mesh, checkpoints) -> tuple[state.TrainState, dict | None]:
+    """The newest state of the run with the data's position, or the first state and None."""
+    first, key = partial(initial_state, experiment), jax.random.key(seed)
+    like = parallel.replicated_shapes(jax.eval_shape(first, key), mesh)
+    return checkpoint.restore(checkpoints, like) or (parallel.replicate(jax.jit(first)(key), mesh), None)
 
 
 def initial_state(experiment: build.Experiment, key) -> state.TrainState:
     """The state at step 0."""
     return state.init_state(experiment.init(key), experiment.optimizer)
+
+
+def hooks(config, folder: Path, metrics: MetricsLog, say: Callable, validate: Callable, draw: Callable) -> list[tuple]:
+    """What looks at the state now and then: (every how many steps, function of the state)."""
+
+    def judge(now: state.TrainState) -> None:
+        record = validate(now.ema_params)
+        metrics.write(int(now.step), record)
+        plots.training_curves(folder / "metrics.jsonl", folder / "curves.png")
+        gap, spread = record["validation/gap"], record["validation/gap_standard_error"]
+        say(
+            f"step {int(now.step)}: error on held-out pictures {record['validation/matched']:.4f}, "
+            f"with the wrong captions {gap:+.4f} +- {spread:.4f}"
+        )
+
+    def show(now: state.TrainState) -> None:
+        prompts = list(config.sampling.prompts)
+        if prompts:
+            grid = images.grid(draw(now.ema_params, prompts, seed=0).pictures, captions=prompts)
+            images.write_png(folder / "samples" / f"step_{int(now.step):07d}.png", grid)
+
+    return [(config.train.validate_every, judge), (config.train.sample_every, show)]
+
+
+@contextlib.contextmanager
+def last_good_named(checkpoints: checkpoint.Checkpoints, folder: Path):
+    """Lets the errors that end a training say which checkpoint is there to go on from."""
+    try:
+        yield
+    except (loop.Diverged, OSError) as error:
+        with contextlib.suppress(OSError):
+            checkpoint.finish(checkpoints)
+        steps = checkpoint.steps_in(checkpoints.folder)
+        good = f"the last good checkpoint is step {max(steps)}" if steps else "there is no checkpoint yet"
+        if isinstance(error, OSError):
+            raise OSError(f"training stopped: {error}; {good}, and the same command goes on in {folder}") from error
+        raise ValueError(f"training diverged at {error}; {good}, in {folder}") from error
 
 
 def agree_on_config(folder: Path, config: ConfigDict) -> None:
@@ -128,15 +174,18 @@ def agree_on_config(folder: Path, config: ConfigDict) -> None:
     Raises ValueError with what differs; only the entries in FREE may.
     """
     path = folder / "config.json"
-    new = json.loads(config.to_json_best_effort())
     if path.exists():
-        old = checkpoint.read_config(folder)
-        fixed = [{k: v for k, v in c.items() if k not in FREE} for c in (old, new)]
-        changes = entries.differences(*fixed)
-        if changes:
-            raise ValueError(f"{folder} has another config ({'; '.join(changes)}): choose another --workdir")
-    write_json(path, new)
+        changes = entries.differences(checkpoint.read_config(folder), as_json(config))
+        fixed = [line for line in changes if not f"{line.split(':')[0]}.".startswith(tuple(f"{key}." for key in FREE))]
+        if fixed:
+            raise ValueError(f"{folder} has another config ({'; '.join(fixed)}): choose another --workdir")
+    write_json(path, as_json(config))
     write_json(folder / "versions.json", versions())
+
+
+def as_json(config: ConfigDict) -> dict:
+    """A config as config.json holds it: dicts, lists, strings and numbers."""
+    return json.loads(config.to_json_best_effort())
 
 
 def versions() -> dict[str, str]:
@@ -151,27 +200,31 @@ def versions() -> dict[str, str]:
 
 def write_json(path: Path, content) -> None:
     """Write a file whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.rename(path)
+    text = json.dumps(content, indent=2) + "\n"
+    images.write_whole(path, lambda file: file.write(text.encode()))
 
 
 def make_validation(experiment: build.Experiment, held_out: dict, batch_size: int) -> Callable:
-    """A function from parameters to one record of losses on the held-out pictures, with the same noise every time."""
-    error = jax.jit(
-        validation.make_validation_error(
-            experiment.network, experiment.encode, experiment.schedule, experiment.parameterization
-        )
+    """A function from parameters to one record of losses on the held-out pictures, the same for any batch_size.
+
+    The held-out pictures go through in batches, of which the last is filled up with pictures that then do not count.
+    """
+    mesh, count = parallel.data_mesh(), len(held_out["image"])
+    size = parallel.rounded_up(min(batch_size, count), mesh)
+    other = validation.others(held_out["captions"])
+    columns = {name: held_out[name] for name in ("image", "tokens", "mask")} | {"place": np.arange(count)}
+    columns |= {f"other_{name}": held_out[name][other] for name in ("tokens", "mask")}
+    error = validation.make_validation_error(
+        experiment.network, experiment.encode, experiment.schedule, experiment.parameterization
     )
-    count = len(held_out["image"])
-    size = min(batch_size, count)
-    parts = [np.arange(i, i + size) for i in range(0, count - size + 1, size)]
+    compiled = parallel.spread(error, mesh, split={1})
 
     def validate(params) -> dict:
-        errors = []
-        for number, rows in enumerate(parts):
-            batch = {name: held_out[name][rows] for name in ("image", "tokens", "mask")}
-            errors.append(error(params, batch, jax.random.fold_in(jax.random.key(0), number)))
-        return validation.summarize(jax.device_get(errors))
+        params, parts = parallel.replicate(params, mesh), []
+        for start in range(0, count, size):
+            rows = np.arange(start, start + size) % count
+            part = jax.device_get(compiled(params, {name: column[rows] for name, column in columns.items()}))
+            parts.append({name: errors[: count - start] for name, errors in part.items()})
+        return validation.summarize(parts)
 
     return validate

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from diffusion_jax.types import Cond, Params
@@ -15,7 +14,8 @@ class Text(NamedTuple):
     """A tokenizer and an encoder that belong together.
 
     tokenize: captions -> (tokens int32, mask bool), numpy arrays of (captions, length).
-    init: key -> parameters. encode: (parameters, tokens, mask) -> Cond. The null caption is the empty one.
+    init: key -> parameters. encode: (parameters, tokens, mask, dropout_key=None) -> Cond; dropout acts where there is a
+    key. The null caption, of pictures without a caption, is the empty one.
     """
 
     tokenize: Callable
@@ -30,12 +30,14 @@ def jointly_trained(tokenize: Callable, encoder: nn.Module) -> Text:
         tokens, mask = tokenize([""])
         return encoder.init(key, jnp.asarray(tokens), jnp.asarray(mask))["params"]
 
-    def encode(params: Params, tokens: Int[Array, "batch length"], mask: Bool[Array, "batch length"]) -> Cond:
-        return Cond(encoder.apply({"params": params}, tokens, mask), mask)
+    def encode(
+        params: Params,
+        tokens: Int[Array, "batch length"],
+        mask: Bool[Array, "batch length"],
+        dropout_key: Array | None = None,
+    ) -> Cond:
+        rngs = {} if dropout_key is None else {"dropout": dropout_key}
+        embedded = encoder.apply({"params": params}, tokens, mask, deterministic=dropout_key is None, rngs=rngs)
+        return Cond(embedded, mask)
 
     return Text(tokenize, init, encode)
-
-
-def null_tokens(text: Text) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens and mask of the empty caption: what a picture without a caption is conditioned on. Batch 1."""
-    return text.tokenize([""])

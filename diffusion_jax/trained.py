@@ -1,5 +1,6 @@
 """A trained model, from the folder of a run or from the weights that the package ships."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from diffusion_jax import build, pretrained
+from diffusion_jax import config as entries
 from diffusion_jax.training import checkpoint
 from diffusion_jax.types import Params
 
@@ -23,33 +25,35 @@ class Trained(NamedTuple):
 def load(workdir: str | Path | None = None, name: str | None = None) -> Trained:
     """The newest checkpoint of a run folder, or the shipped weights called `name`: exactly one of the two is given.
 
-    Raises ValueError where neither or both are, or where the parameters are not those of the config;
-    FileNotFoundError where nothing is there.
+    Raises ValueError where neither or both are, where the parameters are not those of the config, or where the config
+    of the run names code that is not trusted; FileNotFoundError where nothing is there.
     """
     if (workdir is None) == (name is None):
         raise ValueError(f"give either --workdir=RUN or --pretrained=NAME ({', '.join(pretrained.names())})")
     if workdir is not None:
         config = ConfigDict(checkpoint.read_config(Path(workdir)))
-        params, step = checkpoint.load_params(Path(workdir))
+        check_trust(config, workdir)
+        params, step = checkpoint.load_params(workdir)
         title = f"{workdir} after {step:,} steps"
     else:
         config, params = pretrained.load(name)
         title = f"the pretrained {name}"
     experiment = build.build(config)
-    check_shapes(params, jax.eval_shape(experiment.init, jax.random.key(0)), title)
+    checkpoint.check_shapes(params, jax.eval_shape(experiment.init, jax.random.key(0)), title)
     return Trained(title, config, experiment, params)
 
 
-def check_shapes(params: Params, expected: Params, title: str) -> None:
-    """Raise ValueError, naming the first leaf that differs, unless two trees have leaves of the same shapes."""
-    found, wanted = (
-        {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (params, expected)
-    )
-    wrong = sorted(path for path in found.keys() | wanted.keys() if found.get(path) != wanted.get(path))
-    if wrong:
-        path = wrong[0]
-        raise ValueError(
-            f"{title} does not hold the parameters of its config: {len(wrong)} differ, first {path}, "
-            f"which is {found.get(path, 'missing')} and should be {wanted.get(path, 'absent')}"
-        )
+def check_trust(config: ConfigDict, workdir: str | Path) -> None:
+    """Raise ValueError where a run's config names functions of modules that this installation does not trust.
+
+    A run folder may come from anybody, and "os:system" is a function too. Trusted are this package, experiments/, and
+    the modules that the environment's DIFFUSION_JAX_TRUST names, with commas between them.
+    """
+    trusted = {"diffusion_jax", "experiments", *os.environ.get("DIFFUSION_JAX_TRUST", "").split(",")}
+    for name in entries.foreign_names(config.to_dict()):
+        if name.split(":")[0].split(".")[0] not in trusted:
+            module = name.split(":")[0].split(".")[0]
+            raise ValueError(
+                f"the config of {workdir} calls {name}, which is not of this project: read that code, and if you trust "
+                f"it, set DIFFUSION_JAX_TRUST={module}"
+            )

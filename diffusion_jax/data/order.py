@@ -14,15 +14,15 @@ def shuffled(positions: np.ndarray, length: int, seed: int) -> np.ndarray:
     """The example (int64, in [0, length)) at each position (int64, >= 0) of endless epochs, each in a new order.
 
     Epoch e is positions [e * length, (e + 1) * length) and holds every example once: a Feistel network permutes the
-    next power of four, and what falls outside the length is permuted again until it falls inside.
+    next power of two, and what falls outside the length is permuted again until it falls inside.
     Reference: Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains".
     """
     epochs, places = np.divmod(np.asarray(positions, np.uint64), np.uint64(length))
     keys = mixed(epochs, seed, "order")
-    half = np.uint64(max(1, ((length - 1).bit_length() + 1) // 2))
-    found = _feistel(places, keys, half)
+    bits = (length - 1).bit_length()
+    found = _feistel(places, keys, bits)
     while (outside := found >= np.uint64(length)).any():
-        found[outside] = _feistel(found[outside], keys[outside], half)
+        found[outside] = _feistel(found[outside], keys[outside], bits)
     return found.astype(np.int64)
 
 
@@ -37,12 +37,15 @@ def mixed(values: np.ndarray, seed: int, purpose: str) -> np.ndarray:
     return _scatter(values + _scatter(start + _scatter(np.array([seed], np.uint64))))
 
 
-def _feistel(values: np.ndarray, keys: np.ndarray, half: np.uint64) -> np.ndarray:
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    left, right = values >> half, values & mask
-    for number in range(_ROUNDS):
-        left, right = right, left ^ (_scatter(right + keys + np.uint64(number << 48)) & mask)
-    return (left << half) | right
+def _feistel(values: np.ndarray, keys: np.ndarray, bits: int) -> np.ndarray:
+    """A permutation of [0, 2**bits) chosen by each value's key: one half of the bits changes the other, in turn."""
+    half = np.uint64(bits // 2)
+    low_mask, high_mask = np.uint64((1 << bits // 2) - 1), np.uint64((1 << (bits - bits // 2)) - 1)
+    high, low = values >> half, values & low_mask
+    for number in range(_ROUNDS // 2):
+        high = high ^ (_scatter(low + keys + np.uint64(number << 56)) & high_mask)
+        low = low ^ (_scatter(high + keys + np.uint64((number + 8) << 56)) & low_mask)
+    return (high << half) | low
 
 
 def _scatter(x: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ The content of global batch s depends on (seed, s) only: not on threads, worker 
 processes share the reading, or on where a run was stopped.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -85,8 +86,8 @@ def batches(
 
     threads read ahead up to `prefetch` batches while the accelerator works (threads=0: read when asked); workers > 0
     does the same in that many processes, which only decoding of large pictures needs: each is a fresh Python with its
-    own cache, and the main program needs the usual `if __name__ == "__main__"`. Resized pictures are kept in memory up
-    to cache_bytes (0: none). fit is "crop" or "pad" for pictures that are not square.
+    own cache, and the main program needs the usual `if __name__ == "__main__"`. Resized pictures are kept in memory
+    if all of them fit in cache_bytes. fit is "crop" or "pad" for pictures that are not square.
 
     Raises ValueError for an empty source, a batch size that process_count does not divide, or a number out of range.
     """
@@ -102,18 +103,30 @@ def batches(
         raise ValueError("workers, threads, prefetch and cache_bytes cannot be negative; main_caption is in [0, 1].")
 
     part = batch_size // process_count
-    about = {"seed": seed, "batch_size": batch_size, "examples": len(source)}
-
-    def batch_at(number: int) -> Batch:
-        positions = np.int64(number) * batch_size + process_index * part + np.arange(part)
-        examples = [pictures[index] for index in shuffled(positions, len(pictures), seed)]
-        draws = uniform(positions, seed, "caption")
-        captions = [pick(e["captions"], main_caption, draw) for e, draw in zip(examples, draws, strict=True)]
-        tokens, mask = tokenizer(captions)
-        return {"image": np.stack([example["image"] for example in examples]), "tokens": tokens, "mask": mask}
-
+    rows = process_index * part + np.arange(part)
     pictures = decoded(source, resolution, fit, cache_bytes)
-    return Batches(grain.MapDataset.range(2**40).map(batch_at), about, _reader(workers, threads, prefetch))
+    arguments = dict(rows=rows, batch_size=batch_size, seed=seed, main_caption=main_caption)
+    read = functools.partial(_batch_at, pictures=pictures, tokenizer=tokenizer, **arguments)
+    about = {"seed": seed, "batch_size": batch_size, "examples": len(source)}
+    return Batches(grain.MapDataset.range(2**40).map(read), about, _reader(workers, threads, prefetch))
+
+
+def _batch_at(
+    number: int,
+    pictures: Source,
+    tokenizer: Tokenizer,
+    rows: np.ndarray,
+    batch_size: int,
+    seed: int,
+    main_caption: float,
+) -> Batch:
+    """These rows of global batch `number`: a pure function, which is what makes a run repeatable."""
+    positions = number * batch_size + rows
+    examples = [pictures[index] for index in shuffled(positions, len(pictures), seed).tolist()]
+    draws = uniform(positions, seed, "caption").tolist()
+    captions = [pick(e["captions"], main_caption, draw) for e, draw in zip(examples, draws, strict=True)]
+    tokens, mask = tokenizer(captions)
+    return {"image": np.stack([example["image"] for example in examples]), "tokens": tokens, "mask": mask}
 
 
 def pick(captions: Sequence[str], main_caption: float, draw: float) -> str:

@@ -3,7 +3,7 @@
 import difflib
 import functools
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from diffusion_jax.data.examples import Example, Indexed, Source
 from diffusion_jax.data.splits import check_split
@@ -38,9 +38,9 @@ def tfds_source(
         _ask(name, builder.download_and_prepare)
     theirs = {"train": train, "validation": validation}[split] or _default_split(split, list(builder.info.splits))
     templates = (caption,) if isinstance(caption, str) else tuple(caption)
-    _check_features(name, templates, image_key, builder.info.features)
+    features = dict(builder.info.features.items())
+    _check_features(name, templates, image_key, features)
     records = _ask(name, functools.partial(_records, builder, theirs, image_key))
-    features = builder.info.features
     return Indexed(len(records), functools.partial(_read, name, theirs, records, features, templates, image_key))
 
 
@@ -50,7 +50,7 @@ def _builder(name: str, data_dir: str):
     try:
         return tfds.builder(name, data_dir=data_dir, file_format="array_record")
     except tfds.core.DatasetNotFoundError:
-        near = difflib.get_close_matches(name, tfds.list_builders(), n=3)
+        near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "its catalog lists the names."
         raise ValueError(f"TensorFlow Datasets has no {name!r}: {hint}") from None
     except Exception as error:
@@ -94,7 +94,7 @@ def _words(feature: object, value: object) -> object:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def _ask(name: str, call):
+def _ask(name: str, call: Callable):
     try:
         return call()
     except Exception as error:

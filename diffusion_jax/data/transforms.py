@@ -41,10 +41,7 @@ def square(image: np.ndarray, resolution: int, fit: str = "crop") -> np.ndarray:
     Shrinking averages over area (PIL's BOX): each new pixel is the mean of the old pixels it covers, which neither
     aliases nor rings, and ringing is what a model at 16 to 64 px would learn as a halo. Growing is bicubic.
     """
-    if fit not in ("crop", "pad"):
-        raise ValueError(f'fit is {fit!r}; choose "crop" or "pad".')
-    if resolution < 1:
-        raise ValueError(f"resolution is {resolution}; it must be positive.")
+    check_square(resolution, fit)
     height, width = image.shape[:2]
     if height == width == resolution:
         return image
@@ -55,6 +52,14 @@ def square(image: np.ndarray, resolution: int, fit: str = "crop") -> np.ndarray:
     resample = Image.Resampling.BOX if side > resolution else Image.Resampling.BICUBIC
     box = (left, top, left + side, top + side)
     return np.asarray(Image.fromarray(image).resize((resolution, resolution), resample, box=box))
+
+
+def check_square(resolution: int, fit: str) -> None:
+    """Raises ValueError unless `square` takes these arguments."""
+    if fit not in ("crop", "pad"):
+        raise ValueError(f'fit is {fit!r}; choose "crop" or "pad".')
+    if resolution < 1:
+        raise ValueError(f"resolution is {resolution}; it must be positive.")
 
 
 def _padded(image: np.ndarray, resolution: int) -> np.ndarray:

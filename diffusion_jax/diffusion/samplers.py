@@ -6,9 +6,9 @@ from each sigma to the next (Karras et al. 2022); the answer is D at the last. A
     move(x, memory, sigma, sigma_next, index) -> x at sigma_next, D(x, sigma), memory
 
 The last sigma is its own next, so its move leads nowhere and only its D counts: no rule has a special case, no sigma is
-zero, and the compiled program holds the network once for each call that a move makes. With `trace` (static) a sampler
-also returns its `Trace`. Noise comes from one key for each example, so no result depends on the batch size.
-Settings may be traced arrays. Computed in the type of the sigmas.
+zero, and a move that calls the network once has it once in the compiled program. With `trace` (static) a sampler also
+returns its `Trace`. Noise comes from one key for each example, so no result depends on the batch size. Settings may be
+traced arrays. Computed in the type of the sigmas.
 """
 
 from collections.abc import Callable
@@ -82,21 +82,20 @@ def ancestral(
 def heun(denoise: Denoiser, x: Image, sigmas: Sigmas, cond: Cond, keys: Keys, trace: bool = False) -> Result:
     """Heun's of Karras et al. (2022): second order, 2n - 1 calls for n levels.
 
-    A step of Euler, then the same step again with the mean of the slopes at its two ends.
+    A step of Euler, then the same step again with the mean of the slopes at its two ends. So every level but the first
+    is visited twice: by the guess, whose move is to be corrected and stay there, and by what came of that.
     """
 
-    def move(x, _, sigma, sigma_next, index):
+    def move(x, memory, sigma, sigma_next, index):
+        start, slope_before, step_before = memory
         x_0 = denoise(x, sigma, cond)
-        slope = (x - x_0) / sigma
-        guess = x + (sigma_next - sigma) * slope
+        slope, step = (x - x_0) / sigma, sigma_next - sigma
+        guess, corrected = x + step * slope, start + 0.5 * step_before * (slope_before + slope)
+        return jnp.where(step < 0, guess, corrected), x_0, (x, slope, step)
 
-        def corrected():
-            slope_next = (guess - denoise(guess, sigma_next, cond)) / sigma_next
-            return x + 0.5 * (sigma_next - sigma) * (slope + slope_next)
-
-        return jax.lax.cond(sigma_next < sigma, corrected, lambda: guess), x_0, None  # saves the last level a call
-
-    return _walk(move, x, sigmas, trace)
+    visits = jnp.repeat(sigmas, 2)[1:]
+    result = _walk(move, x, visits, trace, memory=lambda x, sigma: (x, x, sigma))  # the first move does not read it
+    return (result[0], jax.tree.map(lambda path: path[::2], result[1])) if trace else result
 
 
 def dpmpp_2m(denoise: Denoiser, x: Image, sigmas: Sigmas, cond: Cond, keys: Keys, trace: bool = False) -> Result:
@@ -117,9 +116,9 @@ def dpmpp_2m(denoise: Denoiser, x: Image, sigmas: Sigmas, cond: Cond, keys: Keys
 
 
 def steps_for(sampler: Sampler, nfe: int) -> int:
-    """The number of levels at which a sampler calls the network nfe times; its calls are counted on a 1x1 picture.
+    """The number of levels at which a sampler calls the network nfe times; its calls are counted, nothing is computed.
 
-    Raises ValueError if no number of levels has that cost.
+    Both branches of a `lax.cond` count. Raises ValueError if no number of levels has that cost.
     """
     first, second, third = (_calls(sampler, n) for n in (1, 2, 3))
     each = second - first
@@ -155,10 +154,12 @@ def _calls(sampler: Sampler, levels: int) -> int:
 
     def denoise(x, sigma, cond):
         sigmas.append(sigma)
-        return jnp.zeros_like(x)
+        return x
 
-    x, cond, keys = jnp.ones((1, 1, 1, 1)), Cond(jnp.zeros((1, 1, 1)), jnp.ones((1, 1), bool)), jax.random.key(0)[None]
-    grid = jnp.linspace(2.0, 1.0, levels)
-    with jax.disable_jit():  # a scan is then a loop of Python, and only the branch that is taken runs
-        sampler(denoise, x, grid, cond, keys)
+    def run():
+        cond = Cond(jnp.zeros((1, 1, 1)), jnp.ones((1, 1), bool))
+        return sampler(denoise, jnp.ones((1, 1, 1, 1)), jnp.ones(levels), cond, jax.random.key(0)[None])
+
+    with jax.disable_jit():  # a scan is then a loop of Python
+        jax.eval_shape(run)
     return len(sigmas)

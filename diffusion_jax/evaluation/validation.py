@@ -1,6 +1,6 @@
 """Is the denoiser better, and does it listen? The loss on held-out pictures, with their captions and with others'."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -11,36 +11,53 @@ from diffusion_jax.diffusion import keys as random_keys
 from diffusion_jax.diffusion.loss import eps_error
 
 LEVELS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0)  # log_snr, from a picture drowned in noise to one slightly touched
+SEED = 0
 
 
 def make_validation_error(network: Callable, encode: Callable, schedule, parameterization, levels=LEVELS) -> Callable:
-    """A pure function (params, batch, key) -> {"matched", "shuffled"}: x_0 errors of shape (batch, level).
+    """A pure function (params, batch) -> {"matched", "shuffled"}: x_0 errors of shape (batch, level).
 
-    network: (params) -> Network; encode: (params, tokens, mask) -> Cond. The noise of an example is a function of key
-    and its place, the levels are fixed: two models, or two moments of one, see the same. Shuffled: each picture with
-    the caption of the one before. The error is the mean square of x_0 minus its estimate, in units of [-1, 1] squared.
+    network: (params) -> Network; encode: (params, tokens, mask) -> Cond. batch: image, tokens, mask, the tokens and
+    mask of another picture's caption as other_tokens and other_mask, and each picture's place among all of them.
+    The noise is a function of the place and the level, which are fixed: two models, or two moments of one, see the
+    same in batches of any size. The error is the mean square of x_0 minus its estimate, in units of [-1, 1] squared.
     """
 
-    def validation_error(params, batch, key):
+    def validation_error(params, batch):
         x_0 = batch["image"].astype(jnp.float32) / 127.5 - 1
-        count = x_0.shape[0]
-        cond = encode(params, batch["tokens"], batch["mask"])
-        both = jax.tree.map(lambda a: jnp.concatenate([a, jnp.roll(a, 1, axis=0)]), cond)
-        keys = random_keys.for_purpose(random_keys.for_example(key, jnp.zeros((), jnp.int32), count), "noise")
+        own = encode(params, batch["tokens"], batch["mask"])
+        other = encode(params, batch["other_tokens"], batch["other_mask"])
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(SEED), batch["place"])
         error_of = partial(eps_error, network(params), schedule=schedule, parameterization=parameterization)
 
-        def at_level(level, index):
+        def at_level(cond, level, index):
             eps = random_keys.normal(random_keys.folded(keys, index), x_0.shape[1:])
-            error = error_of(jnp.concatenate([x_0, x_0]), jnp.concatenate([eps, eps]), jnp.full(2 * count, level), both)
+            error = error_of(x_0, eps, jnp.full(len(x_0), level), cond)
             return error * jnp.exp(-level)  # from eps to x_0: times (sigma_t / alpha_t)^2
 
-        errors = jax.lax.map(lambda each: at_level(*each), (jnp.asarray(levels), jnp.arange(len(levels))))
-        return {"matched": errors[:, :count].T, "shuffled": errors[:, count:].T}
+        def at_all_levels(cond):
+            at = jnp.asarray(levels), jnp.arange(len(levels))
+            return jax.lax.map(lambda each: at_level(cond, *each), at).T
+
+        both = jax.tree.map(lambda *conds: jnp.stack(conds), own, other)  # one network in the program, not two
+        matched, shuffled = jax.lax.map(at_all_levels, both)
+        return {"matched": matched, "shuffled": shuffled}
 
     return validation_error
 
 
-def summarize(errors: list[dict[str, np.ndarray]], levels=LEVELS) -> dict:
+def others(captions: Sequence[str]) -> np.ndarray:
+    """For each picture, the next one (in a circle) that has another caption; itself where all captions are the same."""
+    count = len(captions)
+
+    def next_other(i: int) -> int:
+        circle = ((i + step) % count for step in range(1, count))
+        return next((j for j in circle if captions[j] != captions[i]), i)
+
+    return np.array([next_other(i) for i in range(count)])
+
+
+def summarize(errors: Sequence[dict[str, np.ndarray]], levels=LEVELS) -> dict:
     """One record from the errors of all batches: means over levels and examples, the gap, and its standard error.
 
     The gap is the error with another's caption minus the error with one's own: above zero, the text helps.

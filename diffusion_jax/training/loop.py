@@ -1,8 +1,8 @@
-"""The loop around a step: watch it, save it, leave when asked to."""
+"""The loop around a step: watch it, look at it now and then, leave when asked to."""
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,52 +20,60 @@ def train(
     batches: Iterator[dict],
     *,
     steps: int,
-    every: list[tuple[int, Callable]],
+    every: Sequence[tuple[int, Callable[[TrainState], None]]],
     log: Callable[[int, dict], None],
     log_every: int,
     batch_size: int,
-    progress,
+    tick: Callable[[], None] = lambda: None,
+    asked_to_leave: Sequence = (),
 ) -> TrainState:
-    """Step until `steps` updates are done or SIGTERM comes; returns the last state.
+    """Step until `steps` updates are done or asked_to_leave is no longer empty; returns the last state.
 
-    every: (n, hook) pairs; hook(state, last) runs after each n-th step, and with last=True once at the end.
-    log receives the means over the last log_every steps, images/s, and the share of time spent waiting for data.
-    The metrics of step s are read while step s + 1 runs. Raises Diverged, naming the step, at the first loss that is no
-    number, before any hook sees that state.
+    every: (n, hook) pairs; hook(state) runs after each n-th step, never for n = 0. tick runs after each step.
+    log receives the means over the steps since the last log, images/s, and the share of time spent waiting for data;
+    the first step, which compiles, and the hooks are not in that time.
+    The metrics of a step are read while the next one runs. Raises Diverged, naming the step, at the first metric that
+    is no number, before any hook sees that state.
     """
-    step = int(state.step)
+    step, first = int(state.step), int(state.step) + 1
     window: list[dict] = []
     pending, waited, begun = None, 0.0, time.perf_counter()
-    with sigterm_noticed() as asked_to_leave:
-        while step < steps and not asked_to_leave():
-            before = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - before
-            state, metrics = train_step(state, batch)
-            step += 1
-            if pending is not None:
-                window.append(read(step - 1, pending))
-            pending = metrics
-            due = [hook for n, hook in every if n and step % n == 0]
-            if due or step % log_every == 0 or step == steps:
-                window.append(read(step, pending))
-                pending = None
-            if step % log_every == 0 or step == steps:
-                seconds = max(time.perf_counter() - begun, 1e-9)
-                means = {name: float(np.mean([m[name] for m in window])) for name in window[0]}
-                rates = {"images_per_second": len(window) * batch_size / seconds, "data_wait": waited / seconds}
-                log(step, means | rates)
-                progress.set_postfix_str(f"loss {means['loss']:.4f}, {rates['images_per_second']:.0f} images/s")
-                window, waited, begun = [], 0.0, time.perf_counter()
-            progress.update(1)
-            paused = time.perf_counter()
-            for hook in due:
-                hook(state, False)
-            begun += time.perf_counter() - paused  # a hook's time is not the step's
+
+    def report():
+        nonlocal window, waited, begun
+        seconds = max(time.perf_counter() - begun, 1e-9)
+        means = {name: float(np.mean([metrics[name] for metrics in window])) for name in window[0]}
+        counted = len(window) - (step - len(window) + 1 == first)  # the first step was over when the clock began
+        log(step, means | {"images_per_second": counted * batch_size / seconds, "data_wait": waited / seconds})
+        window, waited, begun = [], 0.0, time.perf_counter()
+
+    while step < steps and not asked_to_leave:
+        before = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - before
+        state, metrics = train_step(state, batch)
+        step += 1
         if pending is not None:
-            read(step, pending)
-    for _, hook in every:
-        hook(state, True)
+            window.append(read(step - 1, pending))
+        pending = metrics
+        due = [hook for n, hook in every if n and step % n == 0]
+        to_log = step % log_every == 0 or step == steps
+        if due or to_log or step == first:
+            window.append(read(step, pending))
+            pending = None
+        if step == first:
+            waited, begun = 0.0, time.perf_counter()
+        if to_log:
+            report()
+        paused = time.perf_counter()
+        for hook in due:
+            hook(state)
+        begun += time.perf_counter() - paused
+        tick()
+    if pending is not None:
+        window.append(read(step, pending))
+    if window:
+        report()
     return state
 
 
@@ -74,16 +82,23 @@ def read(step: int, metrics: dict) -> dict[str, float]:
     values = {name: float(value) for name, value in metrics.items()}
     bad = [name for name, value in values.items() if not np.isfinite(value)]
     if bad:
-        raise Diverged(f"step {step}: {', '.join(bad)} is not finite")
+        raise Diverged(f"step {step}: {', '.join(bad)} {'is' if len(bad) == 1 else 'are'} not finite")
     return values
 
 
 @contextmanager
-def sigterm_noticed():
-    """Within it, SIGTERM sets a mark, which the yielded function reads, instead of ending the process."""
-    received = []
-    before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+def leaving_politely():
+    """Within it, SIGTERM and the first Ctrl-C only go to the yielded list; a second Ctrl-C interrupts as usual."""
+    received: list[int] = []
+
+    def notice(number, _):
+        if number == signal.SIGINT and number in received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, notice) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: bool(received)
+        yield received
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

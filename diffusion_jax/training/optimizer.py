@@ -18,8 +18,13 @@ def adamw(
 
     The rate rises linearly over warmup_steps, then follows a cosine to zero at decay_steps (counted from the first
     step; 0 keeps it constant). Weight decay acts on kernels and embeddings, never on biases and norms.
-    Raises ValueError for a decay that ends before the warm-up does.
+    Raises ValueError for a decay that ends before the warm-up does, or a clip that lets nothing through.
     """
+    if min(learning_rate, warmup_steps, decay_steps, weight_decay) < 0 or clip_norm <= 0:
+        raise ValueError(
+            f"optimizer: {learning_rate=}, {warmup_steps=}, {decay_steps=} and {weight_decay=} cannot be negative, "
+            f"and {clip_norm=} must be positive"
+        )
     if 0 < decay_steps <= warmup_steps:
         raise ValueError(f"optimizer: decay_steps={decay_steps} must be 0 (none) or above {warmup_steps=}")
     if decay_steps:

@@ -14,7 +14,8 @@ def make_train_step(loss: Callable, optimizer: optax.GradientTransformation, ema
     """A pure function (state, batch, key) -> (state, metrics).
 
     loss: (params, batch, keys) -> (scalar, metrics), where keys holds one key for each example, made from the run's
-    key, the step and the example's place in the batch. metrics: float32 scalars, "loss" and "gradient_norm" among them.
+    key, the step and the example's place in the batch. metrics: float32 scalars, among them "loss", "gradient_norm" and
+    "parameter_norm", which is that after the update: parameters that are no longer numbers show at once.
     """
 
     def train_step(state: TrainState, batch: dict, key: jax.Array) -> tuple[TrainState, dict]:
@@ -23,7 +24,8 @@ def make_train_step(loss: Callable, optimizer: optax.GradientTransformation, ema
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = ema.update(state.ema_params, params, ema.decay_at(state.step, ema_decay))
-        metrics = metrics | {"loss": value, "gradient_norm": optax.global_norm(gradients)}
+        norms = {"gradient_norm": optax.global_norm(gradients), "parameter_norm": optax.global_norm(params)}
+        metrics = metrics | {"loss": value} | norms
         return TrainState(state.step + 1, params, ema_params, opt_state), metrics
 
     return train_step

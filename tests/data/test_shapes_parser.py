@@ -12,7 +12,7 @@ def examples(count: int, size: int, split: str = "validation"):
     return np.stack([e["image"] for e in chosen]), chosen
 
 
-@pytest.mark.parametrize(("size", "count"), [(16, 300), (17, 150), (24, 150), (32, 300), (64, 150)])
+@pytest.mark.parametrize(("size", "count"), [(16, 200), (17, 60), (24, 60), (32, 120), (64, 40)])
 def test_clean_pictures_are_read_without_error(size, count):
     pictures, chosen = examples(count, size)
     for found, example in zip(parse(pictures), chosen, strict=True):
@@ -36,7 +36,7 @@ def test_a_white_picture_shows_nothing():
 
 
 def score(size: int, spoil) -> dict[str, float]:
-    pictures, chosen = examples(100, size)
+    pictures, chosen = examples(80, size)
     return alignment(spoil(pictures), [e["captions"][0] for e in chosen])
 
 
@@ -51,13 +51,13 @@ def blurred(pictures: np.ndarray) -> np.ndarray:
     return np.uint8(np.mean(shifts, 0))
 
 
-@pytest.mark.parametrize(("size", "std", "least"), [(16, 10, 0.97), (16, 20, 0.8), (32, 20, 0.95), (64, 20, 0.98)])
+@pytest.mark.parametrize(("size", "std", "least"), [(16, 10, 0.95), (16, 20, 0.8), (32, 20, 0.95), (64, 20, 0.98)])
 def test_noise_is_borne(size, std, least):
     assert score(size, lambda p: noisy(p, std))["caption"] >= least
 
 
 def test_blur_is_borne():
-    assert score(32, blurred)["caption"] >= 0.9
+    assert score(32, blurred)["caption"] >= 0.95
 
 
 def test_more_noise_is_worse_and_colors_are_the_last_to_go():
@@ -73,7 +73,7 @@ def test_a_shade_that_a_network_may_draw_is_read_as_its_color():
 
 
 def test_wrong_captions_score_at_chance():
-    pictures, chosen = examples(300, 16)
+    pictures, chosen = examples(150, 16)
     captions = [e["captions"][0] for e in chosen]
     scores = alignment(pictures, captions[1:] + captions[:1])
     assert scores["caption"] < 0.01
@@ -98,7 +98,7 @@ RED, BLUE = Drawn("red", "circle", 0.25, 0.5, 0.18), Drawn("blue", "square", 0.7
         ("two red circles and a blue square", {"count"}),
         ("a small red circle left of a large green square", {"color", "binding", "size", "relation"}),
         ("a small red circle left of a large blue cross", {"shape", "binding", "size", "relation"}),
-        ("a small red circle on the left", {"color", "shape", "binding", "count", "size", "relation"}),
+        ("a small red circle on the left", {"color", "shape", "binding", "count", "size"}),
     ],
 )
 def test_each_part_of_a_caption_is_judged_alone(caption, wrong):

@@ -1,0 +1,41 @@
+"""How far is it? A bar on a terminal; in a file or a pipe, a line now and then."""
+
+import datetime
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+
+class Progress(NamedTuple):
+    """tick: () after each step. note: (step, loss, images_per_second). say: (line) beside the bar. close: ()."""
+
+    tick: Callable
+    note: Callable
+    say: Callable
+    close: Callable
+
+
+def progress(total: int, done: int, batch_size: int) -> Progress:
+    """For `done` of `total` steps; the time to go is in both forms."""
+    on_terminal = sys.stderr.isatty()
+    bar = tqdm(total=total, initial=done, unit="step", smoothing=0.02, disable=not on_terminal, dynamic_ncols=True)
+
+    def note(step: int, loss: float, images_per_second: float) -> None:
+        figures = f"loss {loss:.4f}, {images_per_second:,.0f} images/s"
+        if on_terminal:
+            bar.set_postfix_str(figures)
+            return
+        to_go = f", {duration((total - step) * batch_size / images_per_second)} to go" if images_per_second else ""
+        print(f"step {step}/{total}, {figures}{to_go}", flush=True)
+
+    def say(line: str) -> None:
+        bar.write(line) if on_terminal else print(line, flush=True)
+
+    return Progress(lambda: bar.update(1), note, say, bar.close)
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, or days before them."""
+    return str(datetime.timedelta(seconds=round(seconds)))
