@@ -64,6 +64,7 @@ def prepare_process() -> None:
         sys.path.insert(0, os.getcwd())
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "diffusion_jax" / "xla"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")  # small programs add up too
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a missing tokenizer fails at once instead of after minutes
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would miss PyTorch, which nothing here needs
     flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl's global flags

@@ -51,7 +51,7 @@ def build(config: ConfigDict) -> Experiment:
     part = partial(named_part, config)
     schedule = part("schedule", schedules)()
     if not isinstance(schedule, schedules.Schedule):
-        raise ValueError(f"config.schedule: {config.schedule.name} makes no schedule: name one that does, such as cosine")
+        raise ValueError(f"config.schedule: {config.schedule.name} makes no schedule; cosine, for one, does")
     parameterize = part("parameterization", parameterization, given=2)
     words = text.jointly_trained(part("tokenizer", tokenizers)(), part("text_encoder", models)())
     unet = part("denoiser", models)()
@@ -89,8 +89,8 @@ def build(config: ConfigDict) -> Experiment:
         x_0 = batch["image"].astype(jnp.float32) / 127.5 - 1
         # A dropped caption is the empty one. Dropped before it is encoded, it costs nothing; one more row for the empty
         # caption would not divide among the devices, and they would all encode all captions.
-        words_kept = Cond(batch["tokens"], batch["mask"])
-        tokens, mask = guidance.drop(words_kept, Cond(*null), config.caption_dropout, keys)
+        captions = Cond(batch["tokens"], batch["mask"])
+        tokens, mask = guidance.drop(captions, Cond(*null), config.caption_dropout, keys)
         cond = encode(params, tokens, mask, random_keys.for_purpose(keys, "text dropout")[0])
         return objective(network(params, random_keys.for_purpose(keys, "dropout")[0]), x_0, cond, keys)
 
@@ -128,8 +128,10 @@ def sampler(experiment: Experiment, sampling: ConfigDict) -> tuple[Callable, Cal
     (pictures, xs, estimates), where text and null_text are (tokens, mask), and xs and estimates hold the trajectory, of
     shape (levels, batch, height, width, channel). Guidance scale and sigmas are arrays: changing them compiles nothing.
     """
+    if not 0 < sampling.sigma_min < sampling.sigma_max < float("inf"):
+        raise ValueError(f"config.sampling: {sampling.sigma_min=} must be positive and below {sampling.sigma_max=}")
     take = named_part(sampling, "sampler", samplers, given=5)
-    n = samplers.steps_for(take.func, sampling.nfe)
+    n = samplers.steps_for(take, sampling.nfe)
     make_grid = named_part(sampling, "grid", grids, given=3, named=("schedule",))
 
     def grid():
@@ -170,4 +172,5 @@ def held_out(config: ConfigDict, experiment: Experiment, data_dir: str) -> dict:
         resolution=config.resolution,
         tokenizer=experiment.text.tokenize,
         count=config.validation_size,
+        **({"fit": config.loader.fit} if "fit" in config.loader else {}),
     )

@@ -1,7 +1,9 @@
 """Pictures for people: of sentences, of how they come out of noise, and of how a picture is destroyed."""
 
+import itertools
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -15,6 +17,7 @@ from diffusion_jax.diffusion import schedules
 from diffusion_jax.evaluation import images
 
 FRAMES = 10  # of a strip
+GIF_FRAMES = 48  # at most
 
 
 def read_prompts(prompts: Sequence[str], path: str | None) -> list[str]:
@@ -22,14 +25,15 @@ def read_prompts(prompts: Sequence[str], path: str | None) -> list[str]:
     found = list(prompts)
     if path is not None:
         try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
+            lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
         except FileNotFoundError:
             raise FileNotFoundError(f"no prompt file {path}") from None
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
         found += [line.strip() for line in lines if line.strip()]
     if not found:
-        raise ValueError("nothing to draw: give --prompt=TEXT, or --prompts=FILE with a prompt a line")
+        empty = f"{path} holds no prompt" if path is not None else "nothing to draw"
+        raise ValueError(f"{empty}: give --prompt=TEXT, or --prompts=FILE with a prompt a line")
     return found
 
 
@@ -49,20 +53,23 @@ def draw(
     """Draw `count` pictures of each prompt into the folder `out`, which it returns.
 
     Writes PROMPT_NUMBER.png for each, grid.png, and strip_PROMPT.png and .gif of the first picture of each prompt.
-    Raises ValueError for a count, nfe or scale that is out of range.
+    Raises ValueError for a count, nfe or scale that is out of range; OSError where `out` cannot be written.
     """
     if count < 1:
         raise ValueError(f"--count={count}: draw at least one picture")
     if cfg_scale is not None and not np.isfinite(cfg_scale):
-        raise ValueError(f"--cfg_scale={cfg_scale} is no number: 1 is no guidance, 3 to 7 are usual")
+        raise ValueError(f"--cfg_scale={cfg_scale} is no finite number: 1 is no guidance, 3 to 7 are usual")
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)  # first: a folder that cannot be made is known before minutes of drawing
     model = trained.load(workdir, pretrained)
     sampling = changed(model.config.sampling, sampler, nfe)
-    draw_pictures = drawing.make_drawing(model.experiment, sampling)
+    warn_of_long(prompts, model.experiment.text.tokenize)
     every = [prompt for prompt in prompts for _ in range(count)]
     numbers = [number for _ in prompts for number in range(count)]
-    drawn = draw_pictures(model.params, every, seed, numbers, negative, cfg_scale)
+    first_of_each = range(0, len(every), count)
+    draw_pictures = drawing.make_drawing(model.experiment, sampling)
+    drawn = draw_pictures(model.params, every, seed, numbers, negative, cfg_scale, first_of_each)
 
-    out = Path(out)
     names = file_names(prompts)
     for i, picture in enumerate(drawn.pictures):
         images.write_png(out / f"{names[i // count]}_{numbers[i]}.png", picture)
@@ -71,10 +78,20 @@ def draw(
     columns = count if count > 1 else None
     images.write_png(out / "grid.png", images.grid(drawn.pictures, captions=every, columns=columns, header=header))
     for i, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
-        rows = {"x": drawn.noisy[:, i * count], "estimate": drawn.estimates[:, i * count]}
-        write_strip(out, f"strip_{name}", rows, drawn.sigmas, prompt)
+        write_strip(
+            out, f"strip_{name}", {"x": drawn.noisy[:, i], "estimate": drawn.estimates[:, i]}, drawn.sigmas, prompt
+        )
     print(f"{len(every)} pictures of {len(prompts)} prompts in {out}/: look at {out / 'grid.png'}")
     return out
+
+
+def warn_of_long(prompts: Sequence[str], tokenize: Callable) -> None:
+    """Say which prompts the model reads only the beginning of: those whose last letter makes no difference."""
+    for prompt in prompts:
+        if prompt and all(
+            np.array_equal(*pair) for pair in zip(tokenize([prompt]), tokenize([prompt[:-1]]), strict=True)
+        ):
+            print(f"too long, only its beginning is read: {prompt[:40]}...", file=sys.stderr)
 
 
 def changed(sampling: ConfigDict, sampler: str | None, nfe: int | None) -> ConfigDict:
@@ -88,20 +105,29 @@ def changed(sampling: ConfigDict, sampler: str | None, nfe: int | None) -> Confi
 
 
 def file_names(prompts: Sequence[str]) -> list[str]:
-    """A short name for each prompt, of letters, digits and underscores, no two alike."""
+    """A short name for each prompt, of letters, digits and underscores; no two alike, and none that a strip has."""
     names: list[str] = []
-    for number, prompt in enumerate(prompts):
-        name = re.sub(r"[^a-z0-9]+", "_", prompt.lower()).strip("_")[:40] or "picture"
-        names.append(name if name not in names else f"{name}_{number}")
+    for prompt in prompts:
+        name = re.sub(r"[^a-z0-9]+", "_", prompt.lower()).strip("_")[:40].strip("_") or "picture"
+        name = f"a_{name}" if name.startswith("strip") else name
+        names.append(next(one for one in numbered(name) if one not in names))
     return names
 
 
+def numbered(name: str) -> Iterator[str]:
+    """The name, then name_1x, name_2x, ...: with a letter, since pictures of one prompt are numbered too."""
+    yield name
+    yield from (f"{name}_{number}x" for number in itertools.count(1))
+
+
 def write_strip(out: Path, name: str, rows: dict[str, np.ndarray], sigmas: np.ndarray, header: str) -> None:
-    """A strip as NAME.png and, all of its frames one after the other, as NAME.gif."""
+    """A strip as NAME.png and, with more of its frames, one after the other, as NAME.gif."""
     labels = [f"σ {sigma:.3g}" for sigma in sigmas]
     images.write_png(out / f"{name}.png", images.strip(rows, labels, columns=FRAMES, header=header))
-    frames = [images.grid(np.stack(pair), captions=[f"{row}, {label}" for row in rows], columns=len(rows))
-              for *pair, label in zip(*rows.values(), labels, strict=True)]  # fmt: skip
+    shown = np.unique(np.rint(np.linspace(0, len(labels) - 1, min(GIF_FRAMES, len(labels)))).astype(int))
+    captions = ([f"{row}, {labels[i]}" for row in rows] for i in shown)
+    pairs = (np.stack([frames[i] for frames in rows.values()]) for i in shown)
+    frames = [images.grid(pair, captions=text, columns=len(rows)) for pair, text in zip(pairs, captions, strict=True)]
     images.write_gif(out / f"{name}.gif", frames)
 
 

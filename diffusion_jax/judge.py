@@ -25,7 +25,8 @@ def judge(
     figures = {name: np.asarray(value).tolist() for name, value in record.items()}
     if config.data.name == "shapes":
         draw = drawing.make_drawing(model.experiment, config.sampling, chunk=64)
-        scores = shapes_parser.alignment(draw(model.params, held_out["captions"], seed).pictures, held_out["captions"])
+        drawn = draw(model.params, held_out["captions"], seed, watched=())
+        scores = shapes_parser.alignment(drawn.pictures, held_out["captions"])
         floor = shapes_parser.alignment(held_out["image"], held_out["captions"])
         figures |= {f"alignment/{name}": score for name, score in scores.items()}
         figures |= {f"alignment_of_real_pictures/{name}": score for name, score in floor.items()}

@@ -18,7 +18,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("recipe", None, "build emoji: six_styles or openmoji.", flag_values=values)
     flags.DEFINE_string("split", "train", "train or validation.", flag_values=values)
     flags.DEFINE_integer("count", 48, "Pictures on the sheet.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Which pictures.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Which pictures.", 0, 2**32 - 1, flag_values=values)
     flags.DEFINE_string("out", None, "show: the PNG (default NAME.png); convert: the new folder.", flag_values=values)
     flags.DEFINE_float("held_out", 0.05, "convert: the share of the validation split.", flag_values=values)
 

@@ -18,7 +18,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string("prompt", [], "What to draw; may be given several times.", flag_values=values)
     flags.DEFINE_string("prompts", None, "Text file with a prompt a line.", flag_values=values)
     flags.DEFINE_integer("count", 1, "Pictures of each prompt.", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "The same seed draws the same pictures.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "The same seed draws the same pictures.", 0, 2**32 - 1, flag_values=values)
     flags.DEFINE_string("sampler", None, "Name of a sampler; the config's unless given.", flag_values=values)
     flags.DEFINE_integer("nfe", None, "Network calls for a picture.", flag_values=values)
     flags.DEFINE_float("cfg_scale", None, "Guidance scale; 1 is none.", flag_values=values)

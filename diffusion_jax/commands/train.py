@@ -5,6 +5,9 @@ Examples:
   diffusion-jax train --config=experiments/emoji32.py --workdir=runs/a
   diffusion-jax train --config=experiments/emoji32.py --config.batch_size=128 --workdir=runs/b
   diffusion-jax train --config=experiments/adm64.py --dry_run
+
+Killed in whatever way, the same command goes on from the newest checkpoint. SIGTERM and Ctrl-C save first, and leave
+with exit code 143 or 130; a second Ctrl-C leaves at once.
 """
 
 from absl import flags

@@ -16,6 +16,7 @@ from diffusion_jax.data.shapes import MIN_SIZE, coverage
 
 CORE = 0.55  # a pixel with this much color belongs to an object: lets neighbors touch at no more than half a pixel
 FRAGMENT = 0.4  # an area below this fraction of a small object's is no object
+CHUNK = 128  # pictures read together: bounds the memory
 MIDDLE = 0.09  # a lone object is "in the middle" within this distance of the center along both axes
 
 _NAMES = tuple(COLORS)
@@ -40,6 +41,11 @@ def parse(pictures: np.ndarray) -> list[list[Reading]]:
     if pictures.dtype != np.uint8 or pictures.shape[1:] != (size, size, 3) or size < MIN_SIZE:
         got = f"{pictures.dtype} {pictures.shape}"
         raise ValueError(f"parse takes uint8 (n, size, size, 3) pictures of size {MIN_SIZE} or more: got {got}.")
+    parts = [pictures[i : i + CHUNK] for i in range(0, len(pictures), CHUNK)]
+    return [objects for part in parts for objects in _parse(part)]
+
+
+def _parse(pictures: np.ndarray) -> list[list[Reading]]:
     amounts, colors = _unmix(pictures)
     cores = _components(np.where(np.take_along_axis(amounts, colors[..., None], 3)[..., 0] > CORE, colors, -1))
     return [_objects(*parts) for parts in zip(amounts, colors, cores, _widened(_widened(cores)), strict=True)]

@@ -59,10 +59,10 @@ def test_the_order_of_convergence(sampler, order, case, text, some_keys, x64):
         assert abs(slope - order) < 0.2, (slope, errors)
 
 
-@pytest.mark.parametrize("levels", [1, 4])
 @every_sampler
-def test_the_network_is_called_as_often_as_declared(sampler, levels, text, some_keys):
-    calls = []
+def test_the_network_is_called_as_often_as_declared(sampler, text, some_keys):
+    """In the compiled program, where each call reports itself."""
+    calls, levels = [], 4
 
     def denoise(x, sigma, cond):
         jax.debug.callback(lambda sigma: calls.append(float(sigma)), sigma)
@@ -73,8 +73,8 @@ def test_the_network_is_called_as_often_as_declared(sampler, levels, text, some_
     jax.effects_barrier()
     assert len(calls) == (2 * levels - 1 if sampler is samplers.heun else levels)
     assert samplers.steps_for(sampler, len(calls)) == levels
-    assert calls[0] == pytest.approx(HIGH)
-    assert calls[-1] == pytest.approx(HIGH if levels == 1 else LOW, rel=1e-4)
+    assert samplers.steps_for(sampler, 1) == 1
+    np.testing.assert_allclose([max(calls), min(calls)], [HIGH, LOW], rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_cost_that_cannot_be_had_is_refused(sampler, nfe, message):
         samplers.steps_for(sampler, nfe)
 
 
-@pytest.mark.parametrize("levels", [1, 2, 7])
+@pytest.mark.parametrize("levels", [1, 3])
 @every_sampler
 def test_one_point_is_found_at_any_number_of_levels(sampler, levels, text, some_keys):
     point = jnp.array([[[0.3], [-0.2]]])
@@ -187,8 +187,8 @@ def test_the_trace_begins_with_the_noise_and_ends_with_the_picture(sampler, text
     assert path.x.shape == path.x_0.shape == (5, 2, 2, 2, 1)
     np.testing.assert_allclose(path.x[0], noise(2), rtol=1e-6)
     np.testing.assert_array_equal(path.x_0[-1], picture)
-    for x, x_0, sigma in zip(path.x, path.x_0, sigmas, strict=True):
-        np.testing.assert_allclose(x_0, denoise(x, sigma, text(2)), atol=1e-5)
+    estimates = jax.vmap(lambda x, sigma: denoise(x, sigma, text(2)))(path.x, sigmas)
+    np.testing.assert_allclose(path.x_0, estimates, atol=1e-5)
 
 
 def test_range_scale_and_eta_may_be_traced_without_compiling_again(text, some_keys):

@@ -1,0 +1,103 @@
+"""How fast is it here? One compiled program, timed by itself, against the machine's own matrix product."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion_jax import build
+from diffusion_jax.dry_run import abstract_batch, memory
+from diffusion_jax.run import initial_state, versions, write_json
+from diffusion_jax.training import parallel, step
+
+MATMUL_SIZE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
+
+
+def report(what: str, config: ConfigDict, repeats: int, out: str | None) -> dict:
+    """Print the figures of `what` ("train" or "sample") as JSON, and write them to `out`; returns them."""
+    figures = PROGRAMS[what](config, repeats)
+    peak = matmul_peak(str(config.denoiser.dtype))
+    figures |= {"matmul_flop_per_second": peak, "utilization": figures["flop_per_second"] / peak}
+    figures = {"what": what, **figures, "versions": versions()}
+    print(json.dumps(figures, indent=2))
+    if out is not None:
+        write_json(Path(out), figures)
+    return figures
+
+
+def bench_train(config: ConfigDict, repeats: int) -> dict:
+    """One training step on a batch that lies on the devices: no data pipeline in it."""
+    mesh = parallel.data_mesh()
+    parallel.check_batch_size(config.batch_size, mesh)
+    experiment = build.build(config)
+    update = step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay)
+    key = jax.random.key(config.seed)
+    state = parallel.replicate(jax.jit(lambda k: initial_state(experiment, k))(key), mesh)
+    batch = {name: np.ones(a.shape, a.dtype) for name, a in abstract_batch(config, experiment).items()}
+    batch = parallel.split_batch(batch, mesh)
+    lowered = parallel.data_parallel(update, mesh).lower(state, batch, parallel.replicate(key, mesh))
+    compiled, seconds = timed(lowered.compile)
+
+    holder = [state]
+
+    def once():
+        holder[0], metrics = compiled(holder[0], batch, key)
+        return metrics
+
+    return figures_of(once, repeats, lowered, compiled, config.batch_size) | {"compile_seconds": seconds}
+
+
+def bench_sample(config: ConfigDict, repeats: int) -> dict:
+    """One call of the config's sampler for batch_size pictures, with random parameters."""
+    experiment = build.build(config)
+    grid, draw = build.sampler(experiment, config.sampling)
+    params = jax.jit(experiment.init)(jax.random.key(config.seed))
+    count = config.batch_size
+    words, null = experiment.text.tokenize(["a red heart"] * count), experiment.text.tokenize([""])
+    keys = jax.random.split(jax.random.key(0), count)
+    arguments = (params, words, null, keys, grid(), jnp.float32(config.sampling.cfg_scale))
+    lowered = jax.jit(draw).lower(*arguments)
+    compiled, seconds = timed(lowered.compile)
+    figures = figures_of(lambda: compiled(*arguments), repeats, lowered, compiled, count)
+    return figures | {"compile_seconds": seconds, "network_calls": config.sampling.nfe}
+
+
+PROGRAMS = {"train": bench_train, "sample": bench_sample}
+
+
+def figures_of(once: Callable, repeats: int, lowered, compiled, pictures: int) -> dict:
+    """Median and spread over the repetitions, after one that does not count."""
+    jax.block_until_ready(once())
+    seconds = np.array([timed(lambda: jax.block_until_ready(once()))[1] for _ in range(repeats)])
+    flops = float(compiled.cost_analysis()["flops"])
+    low, middle, high = np.percentile(seconds, [10, 50, 90])
+    return {
+        "images_per_second": pictures / middle,
+        "images_per_second_10_to_90_percent": [pictures / high, pictures / low],
+        "seconds": middle,
+        "repeats": repeats,
+        "flop": flops,
+        "flop_per_second": flops / middle,
+        "memory_mib": memory(compiled)["in all"] / 2**20,
+    }
+
+
+def matmul_peak(dtype: str) -> float:
+    """FLOP/s of a large square matrix product in `dtype`, the best of ten: what the machine can do at all."""
+    size = MATMUL_SIZE.get(jax.default_backend(), 4096)
+    a = jnp.ones((size, size), dtype)
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(a, a))
+    return 2 * size**3 / min(timed(lambda: jax.block_until_ready(product(a, a)))[1] for _ in range(10))
+
+
+def timed(function: Callable) -> tuple:
+    """What a function returns, and the seconds that it took."""
+    begun = time.perf_counter()
+    result = function()
+    return result, time.perf_counter() - begun
