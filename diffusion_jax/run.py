@@ -121,11 +121,12 @@ def make_step(config: ConfigDict, experiment: build.Experiment, mesh) -> Callabl
 
 def begin(experiment: build.Experiment, seed: int, mesh, checkpoints) -> tuple[state.TrainState, dict | None]:
     """The newest state of the run with the data's position, or the first state and None."""
-    first, key = partial(initial_state, experiment), jax.random.key(seed)
-    like = parallel.replicated_shapes(jax.eval_shape(first, key), mesh)
-    return checkpoint.restore(checkpoints, like) or (parallel.replicate(jax.jit(first)(key), mesh), None)
+    key = jax.random.key(seed)
+    like = parallel.replicated_shapes(jax.eval_shape(partial(initial_state, experiment), key), mesh)
+    return checkpoint.restore(checkpoints, like) or (parallel.replicate(initial_state(experiment, key), mesh), None)
 
 
+@partial(jax.jit, static_argnums=0)
 def initial_state(experiment: build.Experiment, key) -> state.TrainState:
     """The state at step 0."""
     return state.init_state(experiment.init(key), experiment.optimizer)

@@ -15,9 +15,11 @@ def get_config():
     config = base.get_config()
     config.data = dict(name="emoji", styles=("noto", "fluent-flat"), labels=SUBJECTS)
     config.resolution = 16
-    config.tokenizer.max_length = 40
+    config.tokenizer.max_length = 32
     config.text_encoder.update(dict(dim=128, d_ff=256, heads=4))
-    config.denoiser.update(dict(channels=48, multipliers=(1, 2), self_attention=(4,), cross_attention=(4,)))
+    config.denoiser.update(
+        dict(channels=48, multipliers=(1, 2), resample="convolution", self_attention=(4,), cross_attention=(4,))
+    )
     config.optimizer.update(dict(learning_rate=2e-3, warmup_steps=100, decay_steps=1500))
     config.ema_decay = 0.995
     config.train.update(dict(steps=1500, log_every=25, validate_every=250, sample_every=250, save_every=250))

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.models.normalization import GroupNorm
+from diffusion_jax.models.projection import project
 from diffusion_jax.types import Cond, Image
 
 
@@ -31,9 +32,9 @@ class SelfAttention(nn.Module):
         batch, height, width, channels = x.shape
         heads = max(channels // self.head_dim, 1)
         h = GroupNorm(name="norm")(x).astype(self.dtype).reshape(batch, height * width, channels)
-        qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
+        qkv = project(h, 3 * channels, self.dtype, "qkv")
         h = attend(*jnp.split(qkv, 3, axis=-1), heads)
-        h = nn.Dense(channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")(h)
+        h = project(h, channels, self.dtype, "out", kernel_init=nn.initializers.zeros)
         return x + h.reshape(x.shape)
 
 
@@ -49,8 +50,8 @@ class CrossAttention(nn.Module):
         heads = max(channels // self.head_dim, 1)
         h = GroupNorm(name="norm")(x).astype(self.dtype).reshape(batch, height * width, channels)
         text = nn.LayerNorm(dtype=self.dtype, name="text_norm")(cond.text_emb)
-        query = nn.Dense(channels, dtype=self.dtype, use_bias=False, name="query")(h)
-        key_value = nn.Dense(2 * channels, dtype=self.dtype, use_bias=False, name="key_value")(text)
+        query = project(h, channels, self.dtype, "query", use_bias=False)
+        key_value = project(text, 2 * channels, self.dtype, "key_value", use_bias=False)
         h = attend(query, *jnp.split(key_value, 2, axis=-1), heads, cond.text_mask)
-        h = nn.Dense(channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")(h)
+        h = project(h, channels, self.dtype, "out", kernel_init=nn.initializers.zeros)
         return x + h.reshape(x.shape)

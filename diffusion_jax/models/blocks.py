@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffusion_jax.models.normalization import GroupNorm
+from diffusion_jax.models.projection import project
 from diffusion_jax.types import Image
 
 
@@ -65,5 +66,5 @@ class ResidualBlock(nn.Module):
         h = conv(self.features, 3, self.dtype, "conv_out", zero=True)(h)
         x = change(x)
         if x.shape[-1] != self.features:
-            x = nn.Dense(self.features, dtype=self.dtype, name="skip")(x)
+            x = project(x, self.features, self.dtype, "skip")
         return x + h

@@ -17,6 +17,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from diffusion_jax.models.projection import project
+
 
 def position_buckets(length: int, buckets: int, max_distance: int) -> Int[np.ndarray, "length length"]:
     """The bucket in [0, buckets) of every pair (query position, key position).
@@ -40,9 +42,7 @@ def position_buckets(length: int, buckets: int, max_distance: int) -> Int[np.nda
 
 
 def _project(x: Array, features: int, stddev: float, dtype: DTypeLike, name: str) -> Array:
-    # One flat axis of tokens: contracting over two, XLA on CPU first copies the gradient into another layout.
-    dense = nn.Dense(features, use_bias=False, kernel_init=nn.initializers.normal(stddev), dtype=dtype, name=name)
-    return dense(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], features)
+    return project(x, features, dtype, name, use_bias=False, kernel_init=nn.initializers.normal(stddev))
 
 
 class Attention(nn.Module):

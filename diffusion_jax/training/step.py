@@ -24,7 +24,7 @@ def make_train_step(loss: Callable, optimizer: optax.GradientTransformation, ema
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = ema.update(state.ema_params, params, ema.decay_at(state.step, ema_decay))
-        norms = {"gradient_norm": optax.global_norm(gradients), "parameter_norm": optax.global_norm(params)}
+        norms = {"gradient_norm": optax.tree.norm(gradients), "parameter_norm": optax.tree.norm(params)}
         metrics = metrics | {"loss": value} | norms
         return TrainState(state.step + 1, params, ema_params, opt_state), metrics
 

@@ -1,0 +1,98 @@
+"""The same training on 1, 2 and 8 devices; nothing leaves the devices, and nothing compiles twice."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from diffusion_jax.training import parallel
+
+
+def mesh_of(count):
+    return Mesh(np.array(jax.devices()[:count]), ("data",))
+
+
+def trained(toy, count, steps=4):
+    """State and metrics after some steps on so many devices."""
+    mesh = mesh_of(count)
+    update = parallel.data_parallel(toy.train_step, mesh)
+    now, key = parallel.replicate(toy.state(), mesh), parallel.replicate(jax.random.key(1), mesh)
+    batches, history = toy.batches(16), []
+    for _ in range(steps):
+        now, metrics = update(now, parallel.split_batch(next(batches), mesh), key)
+        history.append({name: float(value) for name, value in metrics.items()})
+    return now, history
+
+
+def test_all_simulated_devices_are_in_the_mesh():
+    assert parallel.data_mesh().size == jax.device_count() == 8
+    assert parallel.data_mesh().axis_names == ("data",)
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_devices_do_not_change_what_is_learned(toy, count):
+    (one, history), (many, histories) = trained(toy, 1), trained(toy, count)
+    assert [h["drawn"] for h in history] == [h["drawn"] for h in histories]  # bit for bit: a sum over the noise's bits
+    for here, there in zip(history, histories, strict=True):
+        assert here["loss"] == pytest.approx(there["loss"], rel=1e-5)
+    chex.assert_trees_all_close(jax.device_get(one), jax.device_get(many), rtol=1e-5)
+    assert len(many.params["bias"].sharding.device_set) == count
+
+
+def test_the_step_transfers_nothing_and_compiles_once(toy):
+    mesh, traces = mesh_of(8), []
+
+    def counted(*arguments):
+        traces.append(arguments)
+        return toy.train_step(*arguments)
+
+    update = parallel.data_parallel(counted, mesh)
+    now, key = parallel.replicate(toy.state(), mesh), parallel.replicate(jax.random.key(1), mesh)
+    batches = toy.batches(16)
+    for _ in range(4):
+        placed = parallel.split_batch(next(batches), mesh)
+        with jax.transfer_guard("disallow"):
+            now, metrics = update(now, placed, key)
+    assert int(now.step) == 4
+    assert np.isfinite(float(metrics["loss"]))
+    assert len(traces) == 1
+    assert update._cache_size() == 1
+
+
+def test_the_state_is_donated_and_its_average_is_no_alias(toy):
+    mesh = mesh_of(2)
+    before = parallel.replicate(toy.state(), mesh)
+    parallel.data_parallel(toy.train_step, mesh)(
+        before, parallel.split_batch(next(toy.batches()), mesh), parallel.replicate(jax.random.key(0), mesh)
+    )
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+
+
+@pytest.mark.parametrize(("size", "devices"), [(0, 1), (-8, 8), (7, 2), (12, 8), (1, 2)])
+def test_a_batch_that_does_not_divide(size, devices):
+    with pytest.raises(ValueError, match=f"batch_size={size} does not divide among {devices} devices: use a multiple"):
+        parallel.check_batch_size(size, mesh_of(devices))
+
+
+def test_a_batch_that_divides():
+    parallel.check_batch_size(16, mesh_of(8))
+
+
+def test_spread_splits_what_it_is_told_to():
+    mesh, shards = mesh_of(8), []
+
+    def function(weights, rows):
+        jax.debug.inspect_array_sharding(rows, callback=shards.append)
+        return rows * weights
+
+    rows = np.arange(16.0, dtype=np.float32)
+    out = parallel.spread(function, mesh, split={1})(np.float32(2.0), rows)
+    np.testing.assert_array_equal(out, rows * 2)
+    assert out.is_fully_replicated
+    assert shards[0].shard_shape((16,)) == (2,)
+
+
+@pytest.mark.parametrize(("size", "up"), [(1, 8), (8, 8), (9, 16)])
+def test_rounded_up(size, up):
+    assert parallel.rounded_up(size, mesh_of(8)) == up
