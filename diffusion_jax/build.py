@@ -109,6 +109,8 @@ def build(config: ConfigDict) -> Experiment:
 
 def named_part(config: ConfigDict, entry: str, home, given: int = 0, named: Sequence[str] = ()) -> Callable:
     """One entry of a config as a function, with errors that say which entry they are about; see `config.bind`."""
+    if not isinstance(config.get(entry), ConfigDict):
+        raise ValueError(f"config.{entry} is {config.get(entry)!r}: write dict(name=..., **arguments)")
     try:
         return entries.bind(config[entry], home, given, named)
     except ValueError as error:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import ModuleType
 
+from ml_collections import ConfigDict
+
 
 def resolve(name: str, home: ModuleType) -> Callable:
     """The function that a config names. Raises ValueError, with the nearest names, where there is none."""
@@ -42,7 +44,7 @@ def public_names(home: ModuleType) -> list[str]:
     )
 
 
-def bind(entry: Mapping, home: ModuleType, given: int = 0, named: Sequence[str] = ()) -> Callable:
+def bind(entry: Mapping | ConfigDict, home: ModuleType, given: int = 0, named: Sequence[str] = ()) -> Callable:
     """The named function with the entry's arguments bound.
 
     When it is called, `given` more come by position, and those that `named` lists by name if it has them.

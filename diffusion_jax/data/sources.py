@@ -3,7 +3,7 @@
 from diffusion_jax.data.emoji import emoji
 from diffusion_jax.data.folder import folder
 from diffusion_jax.data.shapes import shapes
-from diffusion_jax.data.tfds import tfds_source
+from diffusion_jax.data.tfds import tfds
 from diffusion_jax.data.webdataset import array_record
 
-__all__ = ["array_record", "emoji", "folder", "shapes", "tfds_source"]
+__all__ = ["array_record", "emoji", "folder", "shapes", "tfds"]

@@ -10,8 +10,8 @@ from diffusion_jax.data.splits import check_split
 from diffusion_jax.data.transforms import decode
 
 
-def tfds_source(
-    name: str,
+def tfds(
+    dataset: str,
     split: str,
     data_dir: str = "data",
     caption: str | Sequence[str] = "a photo of a {label}",
@@ -31,26 +31,26 @@ def tfds_source(
     TensorFlow or cannot be had; FileNotFoundError when nothing is prepared and download is False.
     """
     check_split(split)
-    builder = _builder(name, data_dir)
+    builder = _builder(dataset, data_dir)
     if not builder.info.splits:
         if not download:
-            raise FileNotFoundError(f"{name} is not in {data_dir}: allow download=True once.")
-        _ask(name, builder.download_and_prepare)
+            raise FileNotFoundError(f"{dataset} is not in {data_dir}: allow download=True once.")
+        _ask(dataset, builder.download_and_prepare)
     theirs = {"train": train, "validation": validation}[split] or _default_split(split, list(builder.info.splits))
     templates = (caption,) if isinstance(caption, str) else tuple(caption)
     features = dict(builder.info.features.items())
-    _check_features(name, templates, image_key, features)
-    records = _ask(name, functools.partial(_records, builder, theirs, image_key))
-    return Indexed(len(records), functools.partial(_read, name, theirs, records, features, templates, image_key))
+    _check_features(dataset, templates, image_key, features)
+    records = _ask(dataset, functools.partial(_records, builder, theirs, image_key))
+    return Indexed(len(records), functools.partial(_read, dataset, theirs, records, features, templates, image_key))
 
 
 def _builder(name: str, data_dir: str):
-    import tensorflow_datasets as tfds  # here, because the import takes most of a second
+    import tensorflow_datasets  # here, because the import takes most of a second
 
     try:
-        return tfds.builder(name, data_dir=data_dir, file_format="array_record")
-    except tfds.core.DatasetNotFoundError:
-        near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=3)
+        return tensorflow_datasets.builder(name, data_dir=data_dir, file_format="array_record")
+    except tensorflow_datasets.core.DatasetNotFoundError:
+        near = difflib.get_close_matches(name, tensorflow_datasets.list_builders(with_community_datasets=False), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "its catalog lists the names."
         raise ValueError(f"TensorFlow Datasets has no {name!r}: {hint}") from None
     except Exception as error:
@@ -58,9 +58,9 @@ def _builder(name: str, data_dir: str):
 
 
 def _records(builder, split: str, image_key: str) -> Sequence:
-    import tensorflow_datasets as tfds
+    import tensorflow_datasets
 
-    return builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
+    return builder.as_data_source(split, decoders={image_key: tensorflow_datasets.decode.SkipDecoding()})
 
 
 def _default_split(split: str, has: list[str]) -> str:

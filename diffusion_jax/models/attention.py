@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from diffusion_jax.models.normalization import GroupNorm
 from diffusion_jax.models.projection import project
@@ -25,7 +26,7 @@ class SelfAttention(nn.Module):
     """x + attention of a picture's positions among themselves. Its last projection begins at zero."""
 
     head_dim: int = 64
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Image) -> Image:
@@ -42,7 +43,7 @@ class CrossAttention(nn.Module):
     """x + attention from a picture's positions to the words. Its last projection begins at zero."""
 
     head_dim: int = 64
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Image, cond: Cond) -> Image:

@@ -2,39 +2,42 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from diffusion_jax.models.normalization import GroupNorm
 from diffusion_jax.models.projection import project
 from diffusion_jax.types import Image
 
+Changed = Float[Array, "batch new_height new_width new_channel"]  # a feature map of another size
 
-def conv(features: int, size: int, dtype, name: str, zero: bool = False, parent=None):
+
+def conv(features: int, size: int, dtype: DTypeLike, name: str, zero: bool = False) -> nn.Conv:
     """A convolution that keeps the picture's size. zero: its weights begin at zero, so its branch begins silent."""
     init = {"kernel_init": nn.initializers.zeros} if zero else {}
     return nn.Conv(features, (size, size), padding="SAME", dtype=dtype, name=name, **init)
 
 
-def space_to_depth(x: Image, patch: int) -> Image:
+def space_to_depth(x: Image, patch: int) -> Changed:
     """Cut a picture into patch x patch squares and stack each square's pixels as channels (pixel unshuffle)."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // patch, patch, width // patch, patch, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // patch, width // patch, patch * patch * channels)
 
 
-def depth_to_space(x: Image, patch: int) -> Image:
+def depth_to_space(x: Image, patch: int) -> Changed:
     """The inverse of `space_to_depth`."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height, width, patch, patch, channels // patch**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * patch, width * patch, channels // patch**2)
 
 
-def halve(x: Image) -> Image:
+def halve(x: Image) -> Changed:
     """Half the resolution, by the mean of each 2 x 2 square."""
     return nn.avg_pool(x, (2, 2), (2, 2))
 
 
-def double(x: Image) -> Image:
+def double(x: Image) -> Changed:
     """Twice the resolution, by repeating each pixel."""
     batch, height, width, channels = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels)).reshape(
@@ -53,10 +56,10 @@ class ResidualBlock(nn.Module):
     features: int
     resample: str | None = None
     dropout: float = 0.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Image, vector: Float[Array, "batch dim"], deterministic: bool = True) -> Image:
+    def __call__(self, x: Image, vector: Float[Array, "batch dim"], deterministic: bool = True) -> Changed:
         change = {None: lambda a: a, "halve": halve, "double": double}[self.resample]
         h = change(nn.silu(GroupNorm(name="norm_in")(x)))
         h = conv(self.features, 3, self.dtype, "conv_in")(h)

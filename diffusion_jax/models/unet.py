@@ -3,9 +3,10 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from diffusion_jax.models.attention import CrossAttention, SelfAttention
-from diffusion_jax.models.blocks import ResidualBlock, conv, depth_to_space, double, space_to_depth
+from diffusion_jax.models.blocks import Changed, ResidualBlock, conv, depth_to_space, double, space_to_depth
 from diffusion_jax.models.embeddings import ConditionVector
 from diffusion_jax.models.normalization import GroupNorm
 from diffusion_jax.types import Cond, Image, LogSnr
@@ -19,7 +20,7 @@ class Stage(nn.Module):
     cross_attention: bool
     head_dim: int
     dropout: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
     resample: str | None = None
     deterministic: bool = True
 
@@ -61,7 +62,7 @@ class UNet(nn.Module):
     head_dim: int = 64
     patch: int = 1
     dropout: float = 0.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: str | None = None
 
     @nn.compact
@@ -113,7 +114,7 @@ class UNet(nn.Module):
         """Channels after the step up from a level: its own in ADM, already those of the finer one in the cheap way."""
         return self.channels * self.multipliers[level if self.resample == "residual" else level - 1]
 
-    def change(self, x: Image, how: str, features: int, name: str, vector, deterministic: bool) -> Image:
+    def change(self, x: Image, how: str, features: int, name: str, vector, deterministic: bool) -> Changed:
         """Half or twice the resolution."""
         if self.resample == "residual":
             return ResidualBlock(features, how, self.dropout, self.dtype, name=name)(x, vector, deterministic)

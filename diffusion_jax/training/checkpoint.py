@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jaxtyping import PyTree
 
 from diffusion_jax.training.state import TrainState
-from diffusion_jax.types import Params
 
 LISTING = "files.json"
 UNFINISHED = "*.orbax-checkpoint-tmp*"
@@ -101,7 +102,7 @@ def restore(checkpoints: Checkpoints, like: TrainState) -> tuple[TrainState, dic
     return TrainState(**restored["state"]), restored["data"]
 
 
-def load_params(run: str | Path) -> tuple[Params, int]:
+def load_params(run: str | Path) -> tuple[PyTree[np.ndarray], int]:
     """The EMA parameters of a run's newest checkpoint, as numpy arrays, and its step; on any kind of devices.
 
     Raises FileNotFoundError where there is no checkpoint, ValueError where it is damaged.
@@ -131,7 +132,7 @@ def stored_shapes(path: Path) -> dict:
         return reader.metadata(path / "state").item_metadata.tree
 
 
-def check_shapes(found: Params, expected: Params, title: str) -> None:
+def check_shapes(found: PyTree, expected: PyTree, title: str) -> None:
     """Raise ValueError, naming the first leaf that differs, unless two trees have leaves of the same shapes."""
     there, wanted = (
         {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
@@ -146,10 +147,10 @@ def check_shapes(found: Params, expected: Params, title: str) -> None:
 
 
 def digests(path: Path) -> dict[str, str]:
-    """A digest of each file below a folder."""
+    """A digest of each file of each item of a checkpoint; Orbax's own notes beside the items still change later."""
     found = {}
-    for file in sorted(path.rglob("*")):
-        if file.is_file() and file.name != LISTING:
+    for file in sorted(path.glob("*/**/*")):
+        if file.is_file():
             with open(file, "rb") as content:
                 found[file.relative_to(path).as_posix()] = hashlib.file_digest(content, "blake2b").hexdigest()[:32]
     return found

@@ -1,22 +1,22 @@
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
+import tensorflow_datasets
 from PIL import Image
 
-from diffusion_jax.data.tfds import tfds_source
+from diffusion_jax.data.tfds import tfds
 
 
-class FruitForTests(tfds.core.GeneratorBasedBuilder):
-    VERSION = tfds.core.Version("1.0.0")
+class FruitForTests(tensorflow_datasets.core.GeneratorBasedBuilder):
+    VERSION = tensorflow_datasets.core.Version("1.0.0")
     code_path = None  # there are no checksums of downloads to look for
 
     def _info(self):
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
+            features=tensorflow_datasets.features.FeaturesDict(
                 {
-                    "image": tfds.features.Image(shape=(None, None, 3)),
-                    "label": tfds.features.ClassLabel(names=["apple", "ripe_pear"]),
-                    "where": tfds.features.Text(),
+                    "image": tensorflow_datasets.features.Image(shape=(None, None, 3)),
+                    "label": tensorflow_datasets.features.ClassLabel(names=["apple", "ripe_pear"]),
+                    "where": tensorflow_datasets.features.Text(),
                     "ripeness": np.int64,
                 }
             )
@@ -34,7 +34,7 @@ class FruitForTests(tfds.core.GeneratorBasedBuilder):
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("data"))
-    tfds_source("fruit_for_tests", "train", folder)
+    tfds("fruit_for_tests", "train", folder)
     return folder
 
 
@@ -43,7 +43,7 @@ def values(source) -> list[int]:
 
 
 def test_labels_become_captions(data_dir):
-    source = tfds_source("fruit_for_tests", "train", data_dir, download=False)
+    source = tfds("fruit_for_tests", "train", data_dir, download=False)
     assert sorted(values(source)) == list(range(40))
     for example in source:
         assert example["image"].shape == (4, 6, 3)
@@ -54,18 +54,16 @@ def test_labels_become_captions(data_dir):
 
 def test_templates_may_name_any_feature(data_dir):
     templates = ("{label} {where}", "{label} of ripeness {ripeness:02}")
-    example = tfds_source("fruit_for_tests", "train", data_dir, caption=templates)[0]
+    example = tfds("fruit_for_tests", "train", data_dir, caption=templates)[0]
     number = int(example["image"][0, 0, 0])
     label = "ripe pear" if number % 2 else "apple"
     assert example["captions"] == (f"{label} im Käfig", f"{label} of ripeness {number:02}")
 
 
 def test_validation_is_what_the_data_set_has_for_it(data_dir):
-    assert len(tfds_source("fruit_for_tests", "validation", data_dir)) == 4
+    assert len(tfds("fruit_for_tests", "validation", data_dir)) == 4
     parts = dict(train="train[:75%]", validation="train[75%:]")
-    train, held = (
-        values(tfds_source("fruit_for_tests", split, data_dir, **parts)) for split in ("train", "validation")
-    )
+    train, held = (values(tfds("fruit_for_tests", split, data_dir, **parts)) for split in ("train", "validation"))
     assert (len(train), len(held)) == (30, 10)
     assert sorted(train + held) == list(range(40))
 
@@ -82,10 +80,10 @@ def test_validation_is_what_the_data_set_has_for_it(data_dir):
 )
 def test_bad_input_is_one_clear_line(data_dir, name, options, message):
     with pytest.raises(ValueError, match=message) as caught:
-        tfds_source(name, "train", data_dir, **options)
+        tfds(name, "train", data_dir, **options)
     assert "\n" not in str(caught.value)
 
 
 def test_nothing_is_fetched_unless_allowed(tmp_path):
     with pytest.raises(FileNotFoundError, match="not in"):
-        tfds_source("mnist", "train", str(tmp_path), download=False)
+        tfds("mnist", "train", str(tmp_path), download=False)

@@ -17,8 +17,8 @@ def test_a_step_moves_what_it_should(toy):
     chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
     keys = random_keys.for_example(jax.random.key(0), jnp.int32(0), 8)
     gradients = jax.grad(lambda p: toy.loss(p, next(toy.batches()), keys)[0])(before.params)
-    assert float(metrics["gradient_norm"]) == np.float32(optax.tree.norm(gradients))
-    assert float(metrics["parameter_norm"]) == float(optax.tree.norm(after.params))
+    np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(gradients), rtol=1e-5)
+    np.testing.assert_allclose(metrics["parameter_norm"], optax.tree.norm(after.params), rtol=1e-6)
     moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), before.params, after.params)
     assert min(jax.tree.leaves(moved)) > 0.05
     kept = jax.tree.map(lambda old, new: 0.1 * old + 0.9 * new, before.params, after.params)

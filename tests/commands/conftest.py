@@ -1,0 +1,119 @@
+"""A trained run of a very small model, made once, and the commands as a person types them."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from diffusion_jax import build, drawing, run
+from diffusion_jax.__main__ import main
+from diffusion_jax.training import parallel
+
+ROOT = Path(__file__).parents[2]
+MINI = """
+from experiments import tiny
+
+def get_config():
+    config = tiny.get_config()
+    config.update(dict(batch_size=8, validation_size=11))
+    config.tokenizer.max_length = 16
+    config.text_encoder.update(dict(dim=16, d_kv=8, d_ff=16, heads=1, layers=1))
+    config.denoiser.update(dict(channels=8, multipliers=(1,), self_attention=(), cross_attention=(4,), patch=4))
+    config.denoiser.head_dim = 8
+    config.optimizer.update(dict(learning_rate=3e-2, warmup_steps=2))
+    config.loader.prefetch = 1
+    config.train.update(dict(steps=8, log_every=2, validate_every=4, sample_every=5, save_every=3))
+    config.sampling.update(dict(nfe=3, prompts=("a red circle", "two blue squares")))
+    return config
+"""
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory):
+    """The path of the small config."""
+    path = tmp_path_factory.mktemp("config") / "mini.py"
+    path.write_text(MINI)
+    return path
+
+
+def kept(function, key):
+    """The function, called once for each key."""
+    known = {}
+
+    def call(*arguments, **settings):
+        name = key(*arguments, **settings)
+        if name not in known:
+            known[name] = function(*arguments, **settings)
+        return known[name]
+
+    return call
+
+
+def learned(config):
+    """What of a config goes into compiled programs."""
+    return json.dumps(
+        {k: v for k, v in run.as_json(config).items() if k not in ("train", "sampling", "loader", "data")}
+    )
+
+
+@pytest.fixture(scope="session")
+def session_patch():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def one_device(session_patch):
+    """Runs are on one device, and what one run compiled the next one of the same config uses."""
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+    session_patch.syspath_prepend(ROOT)
+    session_patch.setattr(parallel, "data_mesh", lambda: mesh)
+    session_patch.setattr(build, "build", kept(build.build, learned))
+    session_patch.setattr(run, "make_step", kept(run.make_step, lambda config, *_: learned(config)))
+    session_patch.setattr(
+        drawing,
+        "make_drawing",
+        kept(drawing.make_drawing, lambda experiment, sampling, chunk=16: (id(experiment), str(sampling), chunk)),
+    )
+
+
+@pytest.fixture
+def command(one_device, capsys, monkeypatch):
+    """Runs a command line; returns its exit code, what it printed, and what it complained of."""
+
+    def call(*words):
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as leaving:
+            code = leaving.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return call
+
+
+@pytest.fixture(scope="session")
+def trained_once(one_device, mini, tmp_path_factory):
+    """The folder of a run that has ended."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["train", f"--config={mini}", f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path):
+    """A copy of that folder which a test may change."""
+    return Path(shutil.copytree(trained_once, tmp_path / "trained"))
+
+
+@pytest.fixture(scope="session")
+def alone():
+    """The environment of a process of its own, with one device."""
+    return os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT), "PYTHON": sys.executable}

@@ -1,0 +1,370 @@
+"""Training as a person meets it: begun, killed, gone on with, refused, out of disk, out of numbers."""
+
+import json
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import chex
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from PIL import Image
+
+from diffusion_jax import run
+from diffusion_jax.training import checkpoint, parallel
+from diffusion_jax.training.metrics import read_metrics
+
+QUICK = ("--config.train.validate_every=0", "--config.train.sample_every=0")
+
+
+def state_of(workdir):
+    """All numbers of the newest checkpoint, and its step."""
+    import orbax.checkpoint as ocp
+
+    step = max(checkpoint.steps_in(workdir / "checkpoints"))
+    with ocp.PyTreeCheckpointer() as reader:
+        return step, reader.restore(workdir / "checkpoints" / str(step) / "state")
+
+
+def validations(workdir):
+    return [record for record in read_metrics(workdir / "metrics.jsonl") if "validation/gap" in record]
+
+
+@pytest.fixture
+def train(command, mini):
+    return lambda workdir, *words: command("train", f"--config={mini}", f"--workdir={workdir}", *words)
+
+
+def test_what_a_run_folder_holds(trained_once):
+    names = {path.name for path in trained_once.iterdir()}
+    assert names == {
+        "config.json", "versions.json", "metrics.jsonl", "tensorboard", "samples", "curves.png", "checkpoints", "lock"
+    }  # fmt: skip
+    assert sorted(checkpoint.steps_in(trained_once / "checkpoints")) == [6, 8]
+    assert [path.name for path in sorted((trained_once / "samples").iterdir())] == [
+        "step_0000005.png",
+        "step_0000008.png",
+    ]
+    assert Image.open(trained_once / "samples" / "step_0000008.png").size > (200, 100)
+    records = read_metrics(trained_once / "metrics.jsonl")
+    assert [r["step"] for r in records if "train/loss" in r] == [2, 4, 6, 8]
+    assert [r["step"] for r in records if "validation/gap" in r] == [4, 8]
+    assert records[-1]["validation/examples"] == 11
+    assert json.loads((trained_once / "versions.json").read_text()).keys() >= {"jax", "flax", "python", "devices"}
+    assert json.loads((trained_once / "config.json").read_text())["optimizer"]["learning_rate"] == 3e-2
+
+
+def test_what_the_terminal_shows_in_a_pipe(train, tmp_path):
+    code, out, err = train(tmp_path / "run", "--config.train.sample_every=0")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert [line.split(",")[0].split(":")[0] for line in lines] == [
+        "step 2/8", "step 4/8", "step 4", "step 6/8", "step 8/8", "step 8"
+    ]  # fmt: skip
+    assert all(" images/s, 0:00:" in line for line in lines if "/8" in line)
+    assert "error on held-out pictures" in lines[2]
+
+
+def test_training_twice_gives_the_same_parameters(train, trained_once, tmp_path):
+    assert train(tmp_path / "again", *QUICK)[0] == 0
+    chex.assert_trees_all_equal(state_of(tmp_path / "again"), state_of(trained_once))
+
+
+def test_another_seed_gives_others(train, trained_once, tmp_path):
+    assert train(tmp_path / "other", *QUICK, "--config.seed=1")[0] == 0
+    (_, here), (_, there) = state_of(tmp_path / "other"), state_of(trained_once)
+    assert not np.array_equal(*(s["params"]["text_encoder"]["token_embedding"]["embedding"] for s in (here, there)))
+
+
+@pytest.mark.parametrize("stop", [3, 5])
+def test_gone_on_with_is_never_stopped(train, trained_once, tmp_path, stop):
+    workdir = tmp_path / "run"
+    assert train(workdir, *QUICK, f"--config.train.steps={stop}")[0] == 0
+    code, out, _ = train(workdir, f"--config.train.sample_every={8 if stop == 3 else 0}")
+    assert code == 0
+    assert f"going on from step {stop} in {workdir}" in out
+    chex.assert_trees_all_equal(state_of(workdir), state_of(trained_once))
+    assert validations(workdir) == validations(trained_once)
+
+
+def test_a_run_that_has_ended_says_so_and_changes_nothing(train, trained):
+    before = (trained / "metrics.jsonl").read_bytes()
+    code, out, _ = train(trained)
+    assert code == 0
+    assert f"{trained} is trained: step 8 of 8" in out
+    assert (trained / "metrics.jsonl").read_bytes() == before
+
+
+def test_sigterm_saves_and_leaves_and_the_same_command_goes_on(train, trained_once, tmp_path, monkeypatch):
+    real, workdir = run.make_step, tmp_path / "run"
+
+    def with_signal(*arguments):
+        take = real(*arguments)
+
+        def step(now, batch):
+            if int(now.step) == 4:
+                signal.raise_signal(signal.SIGTERM)
+            return take(now, batch)
+
+        return step
+
+    monkeypatch.setattr(run, "make_step", with_signal)
+    code, out, err = train(workdir, *QUICK)
+    assert (code, err) == (143, "")
+    assert out.endswith("left at step 5, as asked; the same command goes on from there\n")
+    assert max(checkpoint.steps_in(workdir / "checkpoints")) == 5
+    monkeypatch.undo()
+    assert train(workdir, *QUICK)[0] == 0
+    chex.assert_trees_all_equal(state_of(workdir), state_of(trained_once))
+
+
+def launched(mini, workdir, env, *words):
+    line = [sys.executable, "-m", "diffusion_jax", "train", f"--config={mini}", f"--workdir={workdir}", *words]
+    return subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until(condition, process, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.001)
+
+
+def last_logged(workdir):
+    path = workdir / "metrics.jsonl"
+    return max([record["step"] for record in read_metrics(path)], default=0) if path.exists() else 0
+
+
+def test_killed_at_several_moments_ends_with_the_same_parameters(train, mini, tmp_path, alone):
+    """Asked to leave; killed in the middle of a save; killed between two; then left alone, while another one knocks."""
+    words = ("--config.train.steps=40", "--config.train.validate_every=20", "--config.train.sample_every=0")
+    never, killed = tmp_path / "never", tmp_path / "killed"
+    assert train(never, *words)[0] == 0
+
+    process = launched(mini, killed, alone, *words)
+    until(lambda: last_logged(killed) >= 4, process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (143, "")
+    left_at = max(checkpoint.steps_in(killed / "checkpoints"))
+    assert f"left at step {left_at}, as asked" in out
+
+    process = launched(mini, killed, alone, *words)
+    until(lambda: list((killed / "checkpoints").glob(checkpoint.UNFINISHED)), process)
+    process.kill()
+    process.communicate(timeout=300)
+    assert list((killed / "checkpoints").glob(checkpoint.UNFINISHED))
+
+    process = launched(mini, killed, alone, *words)
+    until(lambda: last_logged(killed) > left_at + 4, process)
+    time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=300)
+
+    process = launched(mini, killed, alone, *words)
+    until(lambda: last_logged(killed) > left_at + 6, process)
+    code, _, line = train(killed, *words)
+    assert (code, line) == (1, f"error: another process trains in {killed}: wait for it, or choose another --workdir\n")
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (0, "")
+    chex.assert_trees_all_equal(state_of(killed), state_of(never))
+    assert validations(killed) == validations(never)
+    assert not list((killed / "checkpoints").glob(checkpoint.UNFINISHED))
+
+
+def test_more_devices_learn_the_same(train, trained_once, tmp_path, monkeypatch):
+    two = Mesh(np.array(jax.devices()[:2]), ("data",))
+    monkeypatch.setattr(parallel, "data_mesh", lambda: two)
+    monkeypatch.setattr(run, "make_step", run_make_step)
+    assert train(tmp_path / "two", "--config.train.steps=4", "--config.train.sample_every=0")[0] == 0
+    for here, there in zip(
+        read_metrics(tmp_path / "two" / "metrics.jsonl"), read_metrics(trained_once / "metrics.jsonl"), strict=False
+    ):
+        assert here["step"] == there["step"]
+        for name in ("train/loss", "train/eps_error", "validation/matched", "validation/shuffled"):
+            assert here.get(name) == pytest.approx(there.get(name), rel=1e-4)
+
+
+run_make_step = run.make_step  # the real one, before fixtures keep what it compiled
+
+
+@contextmanager
+def file_size_limit(size):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_loses_nothing(train, trained_once, tmp_path):
+    workdir = tmp_path / "run"
+    assert train(workdir, *QUICK, "--config.train.steps=3")[0] == 0
+    with file_size_limit(9000):
+        code, _, err = train(workdir, *QUICK)
+    assert code == 1
+    assert err == (
+        f"error: training stopped: a checkpoint could not be written to {workdir}/checkpoints: File too large; "
+        f"the last good checkpoint is step 3, and the same command goes on in {workdir}\n"
+    )
+    assert train(workdir, *QUICK)[0] == 0
+    chex.assert_trees_all_equal(state_of(workdir), state_of(trained_once))
+
+
+def test_numbers_that_overflow_stop_the_run_before_they_are_saved(train, tmp_path):
+    code, _, err = train(tmp_path, *QUICK, "--config.optimizer.learning_rate=1e30", "--config.train.save_every=1")
+    assert code == 1
+    assert err == (
+        "error: training diverged at step 2: parameter_norm is not finite; "
+        f"the last good checkpoint is step 1, in {tmp_path}\n"
+    )
+    assert checkpoint.steps_in(tmp_path / "checkpoints") == [1]
+
+
+@pytest.mark.parametrize(
+    ("words", "differs"),
+    [
+        (["--config.seed=5"], "seed: 0 -> 5"),
+        (["--config.optimizer.learning_rate=0.5"], "optimizer.learning_rate: 0.03 -> 0.5"),
+        (
+            ["--config.batch_size=16", "--config.denoiser.channels=16"],
+            "batch_size: 8 -> 16; denoiser.channels: 8 -> 16",
+        ),
+    ],
+)
+def test_a_folder_of_another_config_is_refused(train, trained, words, differs):
+    code, _, err = train(trained, *words)
+    assert (code, err) == (1, f"error: {trained} has another config ({differs}): choose another --workdir\n")
+    assert json.loads((trained / "config.json").read_text())["seed"] == 0
+
+
+def test_what_does_not_change_the_learning_may_change(train, trained):
+    words = [
+        "--config.train.steps=9",
+        "--config.sampling.nfe=4",
+        "--config.loader.prefetch=2",
+        "--config.validation_size=8",
+    ]
+    code, out, _ = train(trained, *words, *QUICK)
+    assert code == 0
+    assert "going on from step 8" in out
+    assert json.loads((trained / "config.json").read_text())["train"]["steps"] == 9
+
+
+def test_what_the_loader_does_to_pictures_may_not(trained_once, tmp_path):
+    from ml_collections import ConfigDict
+
+    old = json.loads((trained_once / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    changed = ConfigDict(old | {"loader": old["loader"] | {"fit": "pad"}})
+    with pytest.raises(ValueError, match=r"has another config \(loader.fit: None -> pad\)"):
+        run.agree_on_config(tmp_path, changed)
+
+
+def test_a_damaged_checkpoint_is_one_line_and_the_one_before_goes_on(train, trained, trained_once, capfd):
+    newest = trained / "checkpoints" / "8"
+    largest = max((p for p in (newest / "state").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-100])
+    code, _, err = train(trained, *QUICK)
+    assert code == 1
+    assert err.startswith(f"error: checkpoint {newest} cannot be read (state/")
+    assert err.endswith("is damaged): delete that folder to go on from the one before\n")
+    assert err.count("\n") == 1
+    shutil.rmtree(newest)
+    assert train(trained, *QUICK)[0] == 0
+    chex.assert_trees_all_equal(state_of(trained), state_of(trained_once))
+
+
+def test_the_checkpoint_of_another_model_is_one_line(train, trained, tmp_path):
+    config = json.loads((trained / "config.json").read_text())
+    config["text_encoder"]["d_ff"] = 24
+    (trained / "config.json").write_text(json.dumps(config))
+    code, _, err = train(trained, "--config.text_encoder.d_ff=24")
+    assert code == 1
+    assert "does not hold the parameters of its config" in err
+    assert "text_encoder/block_0/feed_forward/" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        (["--config.batchsize=8"], 2, "the config has no entry batchsize: did you mean batch_size?"),
+        (["--config.denoiser.chanels=8"], 2, "no entry chanels: did you mean channels?"),
+        (["--config.batch_size=many"], 2, "--config.batch_size=many"),
+        (["--config.batch_size=2.5"], 2, "--config.batch_size=2.5"),
+        (["--config.batch_size=0"], 1, "batch_size=0 does not divide among 1 devices: use a multiple of 1"),
+        (
+            ["--config.schedule.name=cosin"],
+            1,
+            "config.schedule: diffusion_jax.diffusion.schedules has no 'cosin': did you mean",
+        ),
+        (["--config.sampling.sampler.name=dpmp"], 1, "config.sampler: diffusion_jax.diffusion.samplers has no 'dpmp'"),
+        (["--config.weighting.name=edn"], 1, "did you mean edm"),
+        (["--config.noise_levels.name=unifrom"], 1, "did you mean uniform"),
+        (["--config.schedule.name=variance_preserving"], 1, "config.schedule: variance_preserving does not fit here"),
+        (["--config.sampling.nfe=0"], 1, "nfe is 0, but this sampler calls the network at least 1 time"),
+        (["--config.sampling.sigma_min=100."], 1, "must be positive and below"),
+        (["--config.train.log_every=0"], 1, "config.train.log_every is 0: it must be at least 1"),
+        (["--config.train.save_every=-1"], 1, "config.train.save_every is -1: it must be at least 0"),
+        (["--config.data.size=4"], 1, "shapes needs size >= 16"),
+        (["--config.resolution=18"], 1, "a picture of 18x18 pixels does not divide by 4"),
+        (["--config.tokenizer.max_length=1"], 1, "max_length is 1"),
+        (["--config.optimizer.clip_norm=0."], 2, "no entry clip_norm"),
+        (["--config.seed=-1"], 1, "seed is -1"),
+        (["--workdir="], 1, "--workdir"),
+    ],
+)
+def test_bad_settings_are_one_line(train, tmp_path, words, code, line):
+    found, _, err = train(tmp_path / "run", *words)
+    assert line in err
+    assert (found, err.count("\n")) == (code, 1)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_batch_that_does_not_divide_among_the_devices(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "data_mesh", lambda: Mesh(np.array(jax.devices()), ("data",)))
+    code, _, err = train(tmp_path / "run", "--config.batch_size=12")
+    assert (code, err) == (1, "error: batch_size=12 does not divide among 8 devices: use a multiple of 8\n")
+
+
+def test_no_data(command, tmp_path):
+    code, _, err = command(
+        "train", "--config=experiments/demo.py", f"--workdir={tmp_path / 'run'}", f"--data_dir={tmp_path}"
+    )
+    assert code == 1
+    assert err == f"error: no emoji data in {tmp_path / 'emoji'}: run `diffusion-jax data build emoji` first.\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_workdir(command, mini):
+    code, _, err = command("train", f"--config={mini}")
+    assert (code, err) == (2, "error: --workdir is required: the folder for the run\n")
+
+
+def test_dry_run_tells_the_cost_and_writes_nothing(command, mini, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command("train", f"--config={mini}", "--config.batch_size=16", "--dry_run")
+    assert (code, err) == (0, "")
+    config, _, rest = out.partition("\n}\n")
+    assert json.loads(config + "}")["batch_size"] == 16
+    lines = [line.split(maxsplit=1) for line in rest.splitlines() if line and line[0] == " "]
+    counts = {what: int(number.replace(",", "")) for number, what in lines if "MiB" not in what}
+    parts = {
+        name: sum(n for what, n in counts.items() if what.startswith(f"{name}."))
+        for name in ("text_encoder", "denoiser")
+    }
+    assert parts == {name: counts[name] for name in parts}
+    assert counts["parameters in all"] == sum(parts.values())
+    memory = {what: float(number.replace(",", "")) for number, what in lines if "MiB" in what}
+    assert memory.keys() >= {"MiB  state and batch", "MiB  in all"}
+    assert memory["MiB  in all"] >= 4 * 4 * counts["parameters in all"] / 2**20 * 0.9
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,162 @@
+"""The loop: when hooks run, what is logged, how it leaves, and that a state gone bad is shown to nobody."""
+
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from diffusion_jax.training import loop
+from diffusion_jax.training.state import TrainState
+
+
+def counted(step):
+    """All that the loop needs to know of a state."""
+    return TrainState(step, {}, {}, ())
+
+
+def run(steps=10, start=0, every=(), log_every=4, loss=lambda step: float(step), **settings):
+    """A training whose loss at step s is loss(s); returns the last state and the log."""
+    logged = []
+
+    def take_step(now, batch):
+        assert batch["number"] == now.step  # one batch for each step, in order
+        return counted(now.step + 1), {"loss": np.float32(loss(now.step + 1))}
+
+    last = loop.train(
+        counted(start),
+        take_step,
+        iter({"number": i} for i in range(start, 10**6)),
+        steps=steps,
+        every=list(every),
+        log=lambda step, values: logged.append((step, values)),
+        log_every=log_every,
+        batch_size=8,
+        **settings,
+    )
+    return last, logged
+
+
+def test_steps_until_the_end_and_logs_means():
+    ticks = []
+    last, logged = run(steps=10, tick=lambda: ticks.append(1))
+    assert last.step == 10
+    assert len(ticks) == 10
+    assert [(step, values["loss"]) for step, values in logged] == [(4, 2.5), (8, 6.5), (10, 9.5)]
+    assert all(set(values) == {"loss", "images_per_second", "data_wait"} for _, values in logged)
+
+
+def test_goes_on_where_the_state_stands():
+    last, logged = run(start=6, steps=9)
+    assert last.step == 9
+    assert [(step, values["loss"]) for step, values in logged] == [(8, 7.5), (9, 9.0)]
+
+
+def test_nothing_to_do():
+    assert run(start=10, steps=10) == (counted(10), [])
+
+
+def test_hooks_run_at_their_steps_in_their_order():
+    seen = []
+    every = [
+        (3, lambda now: seen.append(("a", now.step))),
+        (0, lambda now: seen.append("never")),
+        (2, lambda now: seen.append(("b", now.step))),
+    ]
+    run(steps=7, every=every)
+    assert seen == [("b", 2), ("a", 3), ("b", 4), ("a", 6), ("b", 6)]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("at", "n"), [(1, 1), (5, 5), (5, 3), (10, 0), (9, 10)])
+def test_the_first_bad_loss_ends_it_before_any_hook_sees_that_state(bad, at, n):
+    seen = []
+    with pytest.raises(loop.Diverged, match=f"^step {at}: loss is not finite$"):
+        run(loss=lambda step: bad if step == at else 0.0, every=[(n, lambda now: seen.append(now.step))], log_every=100)
+    assert all(step < at for step in seen)
+
+
+def test_hooks_and_the_first_step_are_not_timed():
+    def slow_first(step):
+        time.sleep(0.3 if step == 1 else 0.0)
+        return 0.0
+
+    _, logged = run(steps=4, loss=slow_first, every=[(2, lambda now: time.sleep(0.3))])
+    assert logged[0][1]["images_per_second"] > 3 * 8 / 0.3
+
+
+def test_waiting_for_data_is_measured():
+    def slow():
+        for number in range(10):
+            time.sleep(0.02)
+            yield {"number": number}
+
+    logged = []
+    loop.train(
+        counted(0),
+        lambda now, batch: (counted(now.step + 1), {"loss": np.float32(0)}),
+        slow(),
+        steps=6,
+        every=[],
+        log=lambda step, values: logged.append(values["data_wait"]),
+        log_every=3,
+        batch_size=1,
+    )
+    assert all(0.8 < share <= 1 for share in logged)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noticed_after_the_step_and_what_was_measured_is_logged(number):
+    before = signal.getsignal(number)
+    with loop.leaving_politely() as received:
+
+        def loss(step):
+            if step == 6:
+                signal.raise_signal(number)
+            return float(step)
+
+        last, logged = run(steps=100, loss=loss, asked_to_leave=received)
+    assert received == [number]
+    assert last.step == 6
+    assert [(step, values["loss"]) for step, values in logged] == [(4, 2.5), (6, 5.5)]
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_ctrl_c_interrupts_and_a_second_sigterm_does_not():
+    with loop.leaving_politely() as received:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert received == [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]
+
+
+def test_metrics_are_read_one_step_late():
+    """So the device has work while the host reads: the numbers of a step are taken after the next one has begun."""
+    events = []
+
+    class Metric:
+        def __init__(self, step):
+            self.step = step
+
+        def __float__(self):
+            events.append(("read", self.step))
+            return 0.0
+
+    def take_step(now, batch):
+        events.append(("begun", now.step + 1))
+        return counted(now.step + 1), {"loss": Metric(now.step + 1)}
+
+    loop.train(
+        counted(0),
+        take_step,
+        iter([{}] * 4),
+        steps=4,
+        every=[],
+        log=lambda *_: None,
+        log_every=4,
+        batch_size=1,
+    )
+    order = [("begun", 1), ("read", 1), ("begun", 2), ("begun", 3), ("read", 2), ("begun", 4), ("read", 3), ("read", 4)]
+    assert events == order
