@@ -56,7 +56,7 @@ def build(config: ConfigDict) -> Experiment:
     words = text.jointly_trained(part("tokenizer", tokenizers)(), part("text_encoder", models)())
     unet = part("denoiser", models)()
     shape = (config.resolution, config.resolution, 3)
-    null = words.tokenize([""])
+    null = tuple(map(jnp.asarray, words.tokenize([""])))
 
     def encode(params: Params, tokens, mask, dropout_key=None) -> Cond:
         return words.encode(params["text_encoder"], tokens, mask, dropout_key)
@@ -167,12 +167,14 @@ def batches(config: ConfigDict, experiment: Experiment, data_dir: str):
     )
 
 
-def held_out(config: ConfigDict, experiment: Experiment, data_dir: str) -> dict:
-    """The held-out pictures that a run is judged by: the first `validation_size` of them."""
-    return pipeline.fixed(
-        source(config, "validation", data_dir),
+def fixed_sets(config: ConfigDict, experiment: Experiment, data_dir: str) -> dict[str, dict]:
+    """What a run is judged by: `validation_size` held-out pictures, "validation", and as many of its own, "seen"."""
+    take = partial(
+        pipeline.fixed,
         resolution=config.resolution,
         tokenizer=experiment.text.tokenize,
         count=config.validation_size,
         **({"fit": config.loader.fit} if "fit" in config.loader else {}),
     )
+    splits = {"validation": "validation", "seen": "train"}
+    return {title: take(source(config, split, data_dir)) for title, split in splits.items()}

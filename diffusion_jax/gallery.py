@@ -75,7 +75,7 @@ def draw(
         images.write_png(out / f"{names[i // count]}_{numbers[i]}.png", picture)
     scale = sampling.cfg_scale if cfg_scale is None else cfg_scale
     header = f"{model.name}: seed {seed}, {sampling.sampler.name}, {sampling.nfe} network calls, guidance {scale:g}"
-    columns = count if count > 1 else None
+    columns = count * max(8 // count, 1) if count > 1 else None  # the pictures of a prompt stay together
     images.write_png(out / "grid.png", images.grid(drawn.pictures, captions=every, columns=columns, header=header))
     for i, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
         write_strip(

@@ -20,8 +20,9 @@ def judge(
     config = model.config.copy_and_resolve_references()
     with config.unlocked():
         config.validation_size = count
-    held_out = build.held_out(config, model.experiment, data_dir)
-    record = run.make_validation(model.experiment, held_out, config.batch_size)(model.params)
+    sets = build.fixed_sets(config, model.experiment, data_dir)
+    held_out = sets["validation"]
+    record = run.make_validation(model.experiment, sets, config.batch_size)(model.params)
     figures = {name: np.asarray(value).tolist() for name, value in record.items()}
     if config.data.name == "shapes":
         draw = drawing.make_drawing(model.experiment, config.sampling, chunk=64)
@@ -31,7 +32,7 @@ def judge(
         figures |= {f"alignment/{name}": score for name, score in scores.items()}
         figures |= {f"alignment_of_real_pictures/{name}": score for name, score in floor.items()}
         figures["alignment/examples"] = len(held_out["captions"])
-    print(f"{model.name}, on held-out pictures of {config.data.name}:")
+    print(f"{model.name}, on held-out (validation) and training (seen) pictures of {config.data.name}:")
     for name, value in figures.items():
         numbers = value if isinstance(value, list) else [value]
         print(f"  {name:<36} {' '.join(f'{number:.4g}' for number in numbers)}")

@@ -41,8 +41,7 @@ def train(config: ConfigDict, workdir: str | Path, data_dir: str) -> Path:
     parallel.check_batch_size(config.batch_size, mesh)
     experiment = build.build(config)
     batches = build.batches(config, experiment, data_dir)
-    held_out = build.held_out(config, experiment, data_dir)
-    validate = make_validation(experiment, held_out, config.batch_size)
+    validate = make_validation(experiment, build.fixed_sets(config, experiment, data_dir), config.batch_size)
     draw = drawing.make_drawing(experiment, config.sampling)
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,11 +138,12 @@ def hooks(config, folder: Path, metrics: MetricsLog, say: Callable, validate: Ca
         record = validate(now.ema_params)
         metrics.write(int(now.step), record)
         plots.training_curves(folder / "metrics.jsonl", folder / "curves.png")
-        gap, spread = record["validation/gap"], record["validation/gap_standard_error"]
-        say(
-            f"step {int(now.step)}: error on held-out pictures {record['validation/matched']:.4f}, "
-            f"with the wrong captions {gap:+.4f} +- {spread:.4f}"
+        words = {"validation": "held-out concepts", "seen": "training pictures"}
+        gaps = (
+            f"{record[f'{title}/gap']:+.4f} +- {record[f'{title}/gap_standard_error']:.4f} on {kind}"
+            for title, kind in words.items()
         )
+        say(f"step {int(now.step)}: wrong captions change the error by {' and '.join(gaps)}")
 
     def show(now: state.TrainState) -> None:
         prompts = list(config.sampling.prompts)
@@ -205,27 +205,32 @@ def write_json(path: Path, content) -> None:
     images.write_whole(path, lambda file: file.write(text.encode()))
 
 
-def make_validation(experiment: build.Experiment, held_out: dict, batch_size: int) -> Callable:
-    """A function from parameters to one record of losses on the held-out pictures, the same for any batch_size.
+def make_validation(experiment: build.Experiment, sets: dict[str, dict], batch_size: int) -> Callable:
+    """A function from parameters to one record of losses, NAME/... for each named set of captioned pictures.
 
-    The held-out pictures go through in batches, of which the last is filled up with pictures that then do not count.
+    The figures are the same for any batch_size: the pictures go through in batches, of which the last is filled up with
+    pictures that then do not count.
     """
-    mesh, count = parallel.data_mesh(), len(held_out["image"])
-    size = parallel.rounded_up(min(batch_size, count), mesh)
-    other = validation.others(held_out["captions"])
-    columns = {name: held_out[name] for name in ("image", "tokens", "mask")} | {"place": np.arange(count)}
-    columns |= {f"other_{name}": held_out[name][other] for name in ("tokens", "mask")}
+    mesh = parallel.data_mesh()
+    size = parallel.rounded_up(min(batch_size, max(len(pictures["image"]) for pictures in sets.values())), mesh)
     error = validation.make_validation_error(
         experiment.network, experiment.encode, experiment.schedule, experiment.parameterization
     )
     compiled = parallel.spread(error, mesh, split={1})
 
-    def validate(params) -> dict:
-        params, parts = parallel.replicate(params, mesh), []
+    def errors_on(params, pictures: dict) -> list[dict]:
+        columns, count = validation.with_others(pictures), len(pictures["image"])
+        parts = []
         for start in range(0, count, size):
             rows = np.arange(start, start + size) % count
             part = jax.device_get(compiled(params, {name: column[rows] for name, column in columns.items()}))
             parts.append({name: errors[: count - start] for name, errors in part.items()})
-        return validation.summarize(parts)
+        return parts
+
+    def validate(params) -> dict:
+        params, record = parallel.replicate(params, mesh), {}
+        for title, pictures in sets.items():
+            record |= validation.summarize(errors_on(params, pictures), title=title)
+        return record
 
     return validate

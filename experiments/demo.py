@@ -15,7 +15,7 @@ def get_config():
     config = base.get_config()
     config.data = dict(name="emoji", styles=("noto", "fluent-flat"), labels=SUBJECTS)
     config.resolution = 16
-    config.tokenizer.max_length = 32
+    config.tokenizer.max_length = 40
     config.text_encoder.update(dict(dim=128, d_ff=256, heads=4))
     config.denoiser.update(
         dict(channels=48, multipliers=(1, 2), resample="convolution", self_attention=(4,), cross_attention=(4,))

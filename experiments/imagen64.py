@@ -1,4 +1,4 @@
-"""A base model of Imagen's shape for 64 pixels (Saharia et al. 2022): wide, deep at the small pictures, text everywhere.
+"""A base model of Imagen's shape for 64 pixels (Saharia et al. 2022): wide, and with text at every small picture.
 
 Imagen's own 64-pixel network has 2 billion parameters and reads T5-XXL; the text encoder here is T5 v1.1 base's shape,
 trained from scratch. `--dry_run` shows what it would cost.

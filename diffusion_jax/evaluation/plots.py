@@ -27,10 +27,11 @@ def training_curves(metrics: str | Path, out: str | Path) -> None:
         steps, errors = series(records, f"validation/{name}")
         if len(steps):
             middle.plot(steps, errors, color=color, label=words, marker="o", markersize=3)
-    draw_gap(right, records)
+    draw_gap(right, records, "validation", SHUFFLED, "on held-out pictures")
+    draw_gap(right, records, "seen", MATCHED, "on training pictures")
     finish(left, "training loss", "loss")
     finish(middle, "held-out pictures", "error of x_0")
-    finish(right, "what the right caption is worth", "difference of the errors")
+    finish(right, "what the right caption is worth: the error it saves", "difference of the errors")
     write_whole(Path(out), lambda file: figure.savefig(file, format="png", dpi=110))
 
 
@@ -72,17 +73,17 @@ def draw_loss(axes, steps: np.ndarray, values: np.ndarray) -> None:
         axes.set_ylim(low * 0.9, high * 1.1)
 
 
-def draw_gap(axes, records: list[dict]) -> None:
-    """The gap with its 95% band: above zero, the model listens to its text."""
+def draw_gap(axes, records: list[dict], title: str, color: str, words: str) -> None:
+    """The gap on one set of pictures with its 95% band: above zero, the model listens to its text."""
     axes.axhline(0, color=QUIET, linewidth=1)
-    steps, gaps = series(records, "validation/gap")
-    errors = dict(zip(*series(records, "validation/gap_standard_error"), strict=True))
+    steps, gaps = series(records, f"{title}/gap")
+    errors = dict(zip(*series(records, f"{title}/gap_standard_error"), strict=True))
     if not len(gaps):
         return
     band = INTERVAL * np.array([errors.get(step, 0.0) for step in steps])
-    axes.plot(steps, gaps, color=SHUFFLED, marker="o", markersize=3, label="others' captions minus right ones")
-    axes.fill_between(steps, gaps - band, gaps + band, color=SHUFFLED, alpha=0.25, linewidth=0, label="95% band")
-    axes.errorbar(steps[-1:], gaps[-1:], band[-1:], color=SHUFFLED, capsize=4)
+    axes.plot(steps, gaps, color=color, marker="o", markersize=3, label=f"{words}, with 95% band")
+    axes.fill_between(steps, gaps - band, gaps + band, color=color, alpha=0.25, linewidth=0)
+    axes.errorbar(steps[-1:], gaps[-1:], band[-1:], color=color, capsize=4)
 
 
 def finish(axes, title: str, label: str) -> None:

@@ -57,21 +57,29 @@ def others(captions: Sequence[str]) -> np.ndarray:
     return np.array([next_other(i) for i in range(count)])
 
 
-def summarize(errors: Sequence[dict[str, np.ndarray]], levels=LEVELS) -> dict:
-    """One record from the errors of all batches: means over levels and examples, the gap, and its standard error.
+def with_others(pictures: dict) -> dict[str, np.ndarray]:
+    """The columns of a set of captioned pictures that a validation takes its batches from."""
+    other = others(pictures["captions"])
+    columns = {name: pictures[name] for name in ("image", "tokens", "mask")} | {"place": np.arange(len(other))}
+    return columns | {f"other_{name}": pictures[name][other] for name in ("tokens", "mask")}
 
-    The gap is the error with another's caption minus the error with one's own: above zero, the text helps.
+
+def summarize(errors: Sequence[dict[str, np.ndarray]], levels=LEVELS, title: str = "validation") -> dict:
+    """One record, TITLE/..., from the errors of all batches: means over levels and examples, the gap, its spread.
+
+    The gap is the error with another's caption minus the error with one's own: above zero, the text helps. Its spread is
+    the standard error of the mean over examples.
     """
     names = ("matched", "shuffled")
     matched, shuffled = (np.concatenate([np.asarray(e[name], np.float64) for e in errors]) for name in names)
     gap = (shuffled - matched).mean(axis=1)
     return {
-        "validation/matched": matched.mean(),
-        "validation/shuffled": shuffled.mean(),
-        "validation/gap": gap.mean(),
-        "validation/gap_standard_error": gap.std(ddof=1) / np.sqrt(len(gap)) if len(gap) > 1 else 0.0,
-        "validation/examples": float(len(gap)),
-        "validation/log_snr": list(levels),
-        "validation/matched_by_level": matched.mean(axis=0),
-        "validation/shuffled_by_level": shuffled.mean(axis=0),
+        f"{title}/matched": matched.mean(),
+        f"{title}/shuffled": shuffled.mean(),
+        f"{title}/gap": gap.mean(),
+        f"{title}/gap_standard_error": gap.std(ddof=1) / np.sqrt(len(gap)) if len(gap) > 1 else 0.0,
+        f"{title}/examples": float(len(gap)),
+        f"{title}/log_snr": list(levels),
+        f"{title}/matched_by_level": matched.mean(axis=0),
+        f"{title}/shuffled_by_level": shuffled.mean(axis=0),
     }

@@ -68,7 +68,7 @@ def test_what_the_terminal_shows_in_a_pipe(train, tmp_path):
         "step 2/8", "step 4/8", "step 4", "step 6/8", "step 8/8", "step 8"
     ]  # fmt: skip
     assert all(" images/s, 0:00:" in line for line in lines if "/8" in line)
-    assert "error on held-out pictures" in lines[2]
+    assert "wrong captions change the error by" in lines[2]
 
 
 def test_training_twice_gives_the_same_parameters(train, trained_once, tmp_path):
@@ -188,7 +188,7 @@ def test_more_devices_learn_the_same(train, trained_once, tmp_path, monkeypatch)
         read_metrics(tmp_path / "two" / "metrics.jsonl"), read_metrics(trained_once / "metrics.jsonl"), strict=False
     ):
         assert here["step"] == there["step"]
-        for name in ("train/loss", "train/eps_error", "validation/matched", "validation/shuffled"):
+        for name in ("train/loss", "train/eps_error", "validation/matched", "seen/shuffled"):
             assert here.get(name) == pytest.approx(there.get(name), rel=1e-4)
 
 

@@ -14,16 +14,13 @@ LEVELS = (-2.0, 0.0, 3.0)
 def held_out(count=6, side=4):
     """Plain gray pictures, each of the shade that its caption's one token says."""
     shades = np.linspace(20, 235, count).astype(np.int32)
-    other = validation.others([str(shade) for shade in shades])
-    tokens, mask = shades[:, None], np.ones((count, 1), bool)
-    return {
+    pictures = {
         "image": np.broadcast_to(shades[:, None, None, None], (count, side, side, 3)).astype(np.uint8),
-        "tokens": tokens,
-        "mask": mask,
-        "other_tokens": tokens[other],
-        "other_mask": mask[other],
-        "place": np.arange(count),
+        "tokens": shades[:, None],
+        "mask": np.ones((count, 1), bool),
+        "captions": [str(shade) for shade in shades],
     }
+    return validation.with_others(pictures)
 
 
 def encode(params, tokens, mask):
@@ -100,6 +97,7 @@ def test_summary():
         {"matched": np.array([[0.0, 0.0]]), "shuffled": np.array([[5.0, 5.0]])},
     ]
     record = validation.summarize(parts, levels=(-1.0, 1.0))
+    assert validation.summarize(parts, (-1.0, 1.0), title="seen")["seen/gap"] == record["validation/gap"]
     assert record["validation/matched"] == pytest.approx(10 / 6)
     assert record["validation/gap"] == pytest.approx(2.0)
     assert record["validation/gap_standard_error"] == pytest.approx(np.std([1, 0, 5], ddof=1) / 3**0.5)
