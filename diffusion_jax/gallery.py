@@ -21,7 +21,7 @@ GIF_FRAMES = 48  # at most
 
 
 def read_prompts(prompts: Sequence[str], path: str | None) -> list[str]:
-    """The prompts given, then those of a file, a line each. Raises where there are none, or the file is not text."""
+    """The prompts given, then those of a file, a line each. Raises where the file is not text, or holds none."""
     found = list(prompts)
     if path is not None:
         try:
@@ -31,9 +31,8 @@ def read_prompts(prompts: Sequence[str], path: str | None) -> list[str]:
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
         found += [line.strip() for line in lines if line.strip()]
-    if not found:
-        empty = f"{path} holds no prompt" if path is not None else "nothing to draw"
-        raise ValueError(f"{empty}: give --prompt=TEXT, or --prompts=FILE with a prompt a line")
+        if not found:
+            raise ValueError(f"{path} holds no prompt: write one a line")
     return found
 
 
@@ -50,7 +49,7 @@ def draw(
     cfg_scale: float | None = None,
     negative: str = "",
 ) -> Path:
-    """Draw `count` pictures of each prompt into the folder `out`, which it returns.
+    """Draw `count` pictures of each prompt, or of each of the config's own, into the folder `out`, which it returns.
 
     Writes PROMPT_NUMBER.png for each, grid.png, and strip_PROMPT.png and .gif of the first picture of each prompt.
     Raises ValueError for a count, nfe or scale that is out of range; OSError where `out` cannot be written.
@@ -63,6 +62,9 @@ def draw(
     out.mkdir(parents=True, exist_ok=True)  # first: a folder that cannot be made is known before minutes of drawing
     model = trained.load(workdir, pretrained)
     sampling = changed(model.config.sampling, sampler, nfe)
+    prompts = list(prompts) or list(sampling.prompts)
+    if not prompts:
+        raise ValueError("nothing to draw: give --prompt=TEXT, or --prompts=FILE with a prompt a line")
     warn_of_long(prompts, model.experiment.text.tokenize)
     every = [prompt for prompt in prompts for _ in range(count)]
     numbers = [number for _ in prompts for number in range(count)]

@@ -20,9 +20,9 @@ def get_config():
     config.denoiser.update(
         dict(channels=48, multipliers=(1, 2), resample="convolution", self_attention=(4,), cross_attention=(4,))
     )
-    config.optimizer.update(dict(learning_rate=2e-3, warmup_steps=100, decay_steps=1500))
+    config.optimizer.update(dict(learning_rate=2e-3, warmup_steps=100, decay_steps=1000))
     config.ema_decay = 0.995
-    config.train.update(dict(steps=1500, log_every=25, validate_every=250, sample_every=250, save_every=250))
+    config.train.update(dict(steps=1000, log_every=25, validate_every=250, sample_every=250, save_every=250))
     config.sampling.prompts = (
         "red heart, noto style", "blue heart, noto style", "green heart, fluent flat style",
         "red apple, noto style", "green apple, noto style", "grinning face, fluent flat style",

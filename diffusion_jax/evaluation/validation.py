@@ -67,8 +67,8 @@ def with_others(pictures: dict) -> dict[str, np.ndarray]:
 def summarize(errors: Sequence[dict[str, np.ndarray]], levels=LEVELS, title: str = "validation") -> dict:
     """One record, TITLE/..., from the errors of all batches: means over levels and examples, the gap, its spread.
 
-    The gap is the error with another's caption minus the error with one's own: above zero, the text helps. Its spread is
-    the standard error of the mean over examples.
+    The gap is the error with another's caption minus the error with one's own: above zero, the text helps. Its spread
+    is the standard error of the mean over examples.
     """
     names = ("matched", "shuffled")
     matched, shuffled = (np.concatenate([np.asarray(e[name], np.float64) for e in errors]) for name in names)
