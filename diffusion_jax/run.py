@@ -43,6 +43,8 @@ def train(config: ConfigDict, workdir: str | Path, data_dir: str) -> Path:
     batches = build.batches(config, experiment, data_dir)
     validate = make_validation(experiment, build.fixed_sets(config, experiment, data_dir), config.batch_size)
     draw = drawing.make_drawing(experiment, config.sampling)
+    key = jax.random.key(config.seed)
+    shapes = jax.eval_shape(partial(initial_state, experiment), key)  # a model that cannot be built is known before
 
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as at_the_end:
@@ -51,8 +53,9 @@ def train(config: ConfigDict, workdir: str | Path, data_dir: str) -> Path:
         checkpoints = checkpoint.open_checkpoints(folder, config.train.keep)
         at_the_end.callback(checkpoint.close, checkpoints)
         at_the_end.callback(batches.close)
-        now, position = begin(experiment, config.seed, mesh, checkpoints)
-        if position is not None:
+        restored = checkpoint.restore(checkpoints, parallel.replicated_shapes(shapes, mesh))
+        now, position = restored or (parallel.replicate(initial_state(experiment, key), mesh), None)
+        if restored:
             batches.set_state(position)
             print(f"going on from step {int(now.step)} in {folder}", flush=True)
         if int(now.step) >= config.train.steps:
@@ -116,13 +119,6 @@ def make_step(config: ConfigDict, experiment: build.Experiment, mesh) -> Callabl
         return compiled(now, parallel.split_batch(arrays, mesh), key)
 
     return take_step
-
-
-def begin(experiment: build.Experiment, seed: int, mesh, checkpoints) -> tuple[state.TrainState, dict | None]:
-    """The newest state of the run with the data's position, or the first state and None."""
-    key = jax.random.key(seed)
-    like = parallel.replicated_shapes(jax.eval_shape(partial(initial_state, experiment), key), mesh)
-    return checkpoint.restore(checkpoints, like) or (parallel.replicate(initial_state(experiment, key), mesh), None)
 
 
 @partial(jax.jit, static_argnums=0)

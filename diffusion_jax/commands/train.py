@@ -30,7 +30,7 @@ def run(args: flags.FlagValues) -> None:
 
     if args.dry_run:
         dry_run.report(args.config)
-    elif args.workdir is None:
+    elif not args.workdir:
         raise flags.Error("--workdir is required: the folder for the run")
     else:
         runs.train(args.config, args.workdir, args.data_dir)

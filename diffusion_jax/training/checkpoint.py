@@ -6,10 +6,12 @@ A checkpoint is the folder checkpoints/<step>/ of a run: Orbax's items `state`, 
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import logging
 import shutil
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -194,9 +196,18 @@ def first_line(error: Exception) -> str:
     return next((words for words in known if words in str(error)), line[:200])
 
 
+@functools.cache
 def quiet_orbax() -> None:
-    """Keep Orbax from the terminal: what goes wrong is raised, and then said in one line."""
+    """Keep Orbax from the terminal: what goes wrong is raised, and then said in one line, not in hundreds."""
     logging.getLogger("absl").addFilter(not_of_orbax)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # mourns every array that a full disk had no room for
+    before = sys.unraisablehook
+
+    def hook(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":  # from arrays that were still being written
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def not_of_orbax(record: logging.LogRecord) -> bool:

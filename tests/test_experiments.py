@@ -1,0 +1,58 @@
+import importlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax import build
+
+NAMES = sorted(
+    path.stem for path in (Path(__file__).parents[1] / "experiments").glob("*.py") if path.stem != "__init__"
+)
+
+
+def config_of(name):
+    return importlib.import_module(f"experiments.{name}").get_config()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_fits_together(name):
+    config = config_of(name)
+    experiment = build.build(config)
+    params = jax.eval_shape(experiment.init, jax.random.key(0))
+    assert set(params) == {"text_encoder", "denoiser"}
+    grid, _ = build.sampler(experiment, config.sampling)
+    sigmas = grid()
+    assert (jnp.diff(sigmas) < 0).all()
+    assert sigmas[-1] > 0
+
+
+def test_own_schedule_is_a_schedule():
+    config = config_of("own_schedule")
+    schedule = build.build(config).schedule
+    t = jnp.linspace(0.01, 0.99, 50)
+    log_snr = schedule.log_snr(t)
+    assert (jnp.diff(log_snr) < 0).all()
+    np.testing.assert_allclose(schedule.t(log_snr), t, atol=1e-5)
+    plain = build.build(config_of("tiny")).schedule
+    np.testing.assert_allclose(log_snr, plain.log_snr(t**config.schedule.power), rtol=1e-6)
+
+
+def test_own_pictures_are_read_from_a_folder(tmp_path):
+    for number in range(40):
+        Image.new("RGB", (20, 10), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(f"shade {number}")
+    config = config_of("own_pictures")
+    config.data.path = str(tmp_path)
+    splits = [build.source(config, split, "data") for split in ("train", "validation")]
+    captions = {source[i]["captions"][0] for source in splits for i in range(len(source))}
+    assert captions == {f"shade {number}" for number in range(40)}
+
+
+def test_readme_shows_the_file_that_is_tested():
+    root = Path(__file__).parents[1]
+    code = (root / "experiments" / "own_schedule.py").read_text().split("\n\n\n", 1)[1]
+    assert code.strip() in (root / "README.md").read_text()
