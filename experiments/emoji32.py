@@ -1,4 +1,4 @@
-"""32-pixel emoji in the four permissively licensed styles, sized for laptop cores: the weights that the package ships.
+"""32-pixel emoji in the four permissively licensed styles, sized for laptop cores.
 
 6 million parameters on 4 x 4 patches, so that a forward pass of one picture is 0.2 GFLOP.
 """

@@ -2,7 +2,7 @@
 
 Examples:
 
-  diffusion-jax sample --pretrained=emoji --prompt="a red heart"
+  diffusion-jax sample --pretrained=NAME --prompt="a red heart"
   diffusion-jax sample --workdir=runs/a                        (the prompts of its config)
   diffusion-jax sample --workdir=runs/a --prompt="green apple" --prompt="blue heart, noto style" --count=4 --seed=7
   diffusion-jax sample --workdir=runs/a --prompts=prompts.txt --sampler=heun --nfe=39 --cfg_scale=5 --out=pictures
@@ -32,8 +32,9 @@ def run(args: flags.FlagValues) -> None:
     from diffusion_jax import gallery
 
     if args.destroy is not None:
-        return gallery.destroy(args.destroy, args.out, args.seed, args.workdir, args.pretrained)
-    return gallery.draw(
+        gallery.destroy(args.destroy, args.out, args.seed, args.workdir, args.pretrained)
+        return
+    gallery.draw(
         gallery.read_prompts(args.prompt, args.prompts),
         args.out,
         workdir=args.workdir,

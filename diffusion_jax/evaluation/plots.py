@@ -31,7 +31,7 @@ def training_curves(metrics: str | Path, out: str | Path) -> None:
     draw_gap(right, records, "seen", MATCHED, "on training pictures")
     finish(left, "training loss", "loss")
     finish(middle, "held-out pictures", "error of x_0")
-    finish(right, "what the right caption is worth: the error it saves", "difference of the errors")
+    finish(right, "the error that the right caption saves", "difference of the errors")
     write_whole(Path(out), lambda file: figure.savefig(file, format="png", dpi=110))
 
 
