@@ -50,7 +50,7 @@ def make_drawing(experiment: build.Experiment, sampling: ConfigDict, chunk: int 
         if not np.isfinite(scale):
             raise ValueError(f"cfg_scale={scale} is no finite number: 1 is no guidance, 3 to 7 are usual")
         numbers = np.arange(len(prompts)) if numbers is None else np.asarray(numbers)
-        watched = np.arange(len(prompts)) if watched is None else np.asarray(watched)
+        watched = np.arange(len(prompts)) if watched is None else np.asarray(watched, int)
         params, sigmas = parallel.replicate(params, mesh), grid()
         null = experiment.text.tokenize([negative])
         parts = []

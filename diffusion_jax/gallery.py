@@ -14,15 +14,18 @@ from ml_collections import ConfigDict
 from diffusion_jax import drawing, trained
 from diffusion_jax.data import transforms
 from diffusion_jax.diffusion import schedules
-from diffusion_jax.evaluation import images
+from diffusion_jax.evaluation import images, lettering
 
 FRAMES = 10  # of a strip
 GIF_FRAMES = 48  # at most
 
 
 def read_prompts(prompts: Sequence[str], path: str | None) -> list[str]:
-    """The prompts given, then those of a file, a line each. Raises where the file is not text, or holds none."""
+    """The prompts given, then those of a file, a line each. Raises where they are not text, or the file holds none."""
     found = list(prompts)
+    for prompt in found:
+        if any("\ud800" <= letter <= "\udfff" for letter in prompt):  # how Python keeps bytes that are no text
+            raise ValueError(f"--prompt={ascii(prompt)[:80]} is not UTF-8: type it again, or put it into a file")
     if path is not None:
         try:
             lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
@@ -93,7 +96,7 @@ def warn_of_long(prompts: Sequence[str], tokenize: Callable) -> None:
         if prompt and all(
             np.array_equal(*pair) for pair in zip(tokenize([prompt]), tokenize([prompt[:-1]]), strict=True)
         ):
-            print(f"too long, only its beginning is read: {prompt[:40]}...", file=sys.stderr)
+            print(f"too long, only its beginning is read: {lettering.plain(prompt)[:40]}...", file=sys.stderr)
 
 
 def changed(sampling: ConfigDict, sampler: str | None, nfe: int | None) -> ConfigDict:

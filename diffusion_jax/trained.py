@@ -29,9 +29,9 @@ def load(workdir: str | Path | None = None, name: str | None = None) -> Trained:
     Raises ValueError where neither or both are, where the parameters are not those of the config, or where the config
     of the run names code that is not trusted; FileNotFoundError where nothing is there.
     """
-    if (workdir is None) == (name is None):
+    if bool(workdir) == bool(name):
         raise ValueError(f"give either --workdir=RUN or --pretrained=NAME ({', '.join(pretrained.names())})")
-    if workdir is not None:
+    if workdir:
         config = ConfigDict(checkpoint.read_config(Path(workdir)))
         check_trust(config, workdir)
         params, step = checkpoint.load_params(workdir)
