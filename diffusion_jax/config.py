@@ -28,6 +28,7 @@ def resolve(name: str, home: ModuleType) -> Callable:
     if function_name in names or (module_name and callable(found) and not function_name.startswith("_")):
         return found
     near = difflib.get_close_matches(function_name, names, n=3, cutoff=0.4)
+    near = near or [name for name in names if function_name and name.startswith(function_name)]
     hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(names)}"
     raise ValueError(f"{home.__name__} has no {function_name!r}: {hint}")
 

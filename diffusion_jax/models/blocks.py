@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from diffusion_jax.models.convolution import convolve
 from diffusion_jax.models.normalization import GroupNorm
 from diffusion_jax.models.projection import project
 from diffusion_jax.types import Image
@@ -15,7 +16,9 @@ Changed = Float[Array, "batch new_height new_width new_channel"]  # a feature ma
 def conv(features: int, size: int, dtype: DTypeLike, name: str, zero: bool = False) -> nn.Conv:
     """A convolution that keeps the picture's size. zero: its weights begin at zero, so its branch begins silent."""
     init = {"kernel_init": nn.initializers.zeros} if zero else {}
-    return nn.Conv(features, (size, size), padding="SAME", dtype=dtype, name=name, **init)
+    return nn.Conv(
+        features, (size, size), padding="SAME", dtype=dtype, name=name, conv_general_dilated=convolve, **init
+    )
 
 
 def space_to_depth(x: Image, patch: int) -> Changed:

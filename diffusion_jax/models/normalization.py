@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from diffusion_jax.models.fusion import computed_once
 from diffusion_jax.types import Image
 
 
@@ -28,6 +29,7 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
 
+        x = computed_once(x)
         wide = x.astype(jnp.float32)
         size = height * width * (channels // groups)
         mean, square = (
@@ -40,4 +42,5 @@ class GroupNorm(nn.Module):
         if film is not None:
             film_scale, film_shift = jnp.split(film.astype(jnp.float32), 2, axis=-1)
             factor, offset = factor * (1 + film_scale), offset * (1 + film_scale) + film_shift
+        factor, offset = computed_once((factor, offset))
         return (wide * factor[:, None, None, :] + offset[:, None, None, :]).astype(x.dtype)

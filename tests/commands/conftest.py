@@ -68,13 +68,38 @@ def session_patch():
         yield patch
 
 
+TRACES = []  # an entry for each time that a training loss is traced: each is a compilation of its step
+
+
+def counted(config):
+    """The experiment, whose loss leaves a mark when it is traced."""
+    made = build_build(config)
+    return made._replace(loss=lambda *arguments: (TRACES.append(learned(config)), made.loss(*arguments))[1])
+
+
+def guarded(train_step, mesh):
+    """The compiled step, in which nothing may go between host and device unasked."""
+    compiled = data_parallel(train_step, mesh)
+
+    def call(*arguments):
+        with jax.transfer_guard("disallow"):
+            return compiled(*arguments)
+
+    call.lower = compiled.lower
+    return call
+
+
+build_build, data_parallel = build.build, parallel.data_parallel
+
+
 @pytest.fixture(scope="session")
 def one_device(session_patch):
     """Runs are on one device, and what one run compiled the next one of the same config uses."""
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
     session_patch.syspath_prepend(ROOT)
     session_patch.setattr(parallel, "data_mesh", lambda: mesh)
-    session_patch.setattr(build, "build", kept(build.build, learned))
+    session_patch.setattr(parallel, "data_parallel", guarded)
+    session_patch.setattr(build, "build", kept(counted, learned))
     session_patch.setattr(run, "make_step", kept(run.make_step, lambda config, *_: learned(config)))
     session_patch.setattr(
         drawing,
@@ -103,7 +128,9 @@ def command(one_device, capsys, monkeypatch):
 def trained_once(one_device, mini, tmp_path_factory):
     """The folder of a run that has ended."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
+    before = len(TRACES)
     assert main(["train", f"--config={mini}", f"--workdir={workdir}"]) == 0
+    (workdir.parent / "traces").write_text(str(len(TRACES) - before))
     return workdir
 
 

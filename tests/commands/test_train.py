@@ -64,6 +64,10 @@ def test_what_a_run_folder_holds(trained_once):
     assert json.loads((trained_once / "config.json").read_text())["optimizer"]["learning_rate"] == 3e-2
 
 
+def test_the_step_compiles_once(trained_once):
+    assert (trained_once.parent / "traces").read_text() == "1"
+
+
 def test_training_twice_gives_the_same_parameters_and_a_tidy_terminal(train, trained_once, tmp_path):
     code, out, err = train(tmp_path / "again", "--config.train.sample_every=0", "--config.train.save_every=0")
     assert (code, err) == (0, "")
@@ -98,17 +102,24 @@ def test_a_run_that_has_ended_says_so_and_changes_nothing(train, trained):
     assert (trained / "metrics.jsonl").read_bytes() == before
 
 
+@contextmanager
 def launched(mini, workdir, env, *words):
+    """The same command in a process of its own, which does not outlive the test."""
     line = [sys.executable, "-m", "diffusion_jax", "train", f"--config={mini}", f"--workdir={workdir}", *words]
-    return subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
-def until(condition, process, seconds=300):
+def until(condition, process, seconds=900):
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.001)
+        time.sleep(0.003)
 
 
 def last_logged(workdir):
@@ -116,41 +127,47 @@ def last_logged(workdir):
     return max([record["step"] for record in read_metrics(path)], default=0) if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_killed_at_several_moments_ends_with_the_same_parameters(train, mini, tmp_path, alone):
     """Asked to leave; killed in the middle of a save; killed between two; then left alone, while another one knocks."""
-    words = ("--config.train.steps=40", "--config.train.validate_every=20", "--config.train.sample_every=0")
+    plan = dict(steps=24, validate_every=12, sample_every=0, save_every=4)
+    words = [f"--config.train.{name}={value}" for name, value in plan.items()]
     never, killed = tmp_path / "never", tmp_path / "killed"
     assert train(never, *words)[0] == 0
 
-    process = launched(mini, killed, alone, *words)
-    until(lambda: last_logged(killed) >= 4, process)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=300)
-    assert (process.returncode, err) == (143, "")
+    def unfinished():
+        return list((killed / "checkpoints").glob(checkpoint.UNFINISHED))
+
+    with launched(mini, killed, alone, *words) as process:
+        until(lambda: last_logged(killed) >= 2, process)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=900)
+        assert (process.returncode, err) == (143, "")
     left_at = max(checkpoint.steps_in(killed / "checkpoints"))
-    assert f"left at step {left_at}, as asked" in out
+    assert out.endswith(f"left at step {left_at}, as asked; the same command goes on from there\n")
 
-    process = launched(mini, killed, alone, *words)
-    until(lambda: list((killed / "checkpoints").glob(checkpoint.UNFINISHED)), process)
-    process.kill()
-    process.communicate(timeout=300)
-    assert list((killed / "checkpoints").glob(checkpoint.UNFINISHED))
+    with launched(mini, killed, alone, *words) as process:
+        until(unfinished, process)
+        process.kill()
+    assert unfinished()
 
-    process = launched(mini, killed, alone, *words)
-    until(lambda: last_logged(killed) > left_at + 4, process)
-    time.sleep(0.05)
-    process.kill()
-    process.communicate(timeout=300)
+    with launched(mini, killed, alone, *words) as process:
+        until(lambda: last_logged(killed) >= left_at + 3, process)
+        time.sleep(0.05)
+        process.kill()
+    assert max(checkpoint.steps_in(killed / "checkpoints")) < 24
 
-    process = launched(mini, killed, alone, *words)
-    until(lambda: last_logged(killed) > left_at + 6, process)
-    code, _, line = train(killed, *words)
-    assert (code, line) == (1, f"error: another process trains in {killed}: wait for it, or choose another --workdir\n")
-    out, err = process.communicate(timeout=300)
-    assert (process.returncode, err) == (0, "")
+    with launched(mini, killed, alone, *words) as process:
+        until(lambda: last_logged(killed) >= left_at + 5, process)
+        code, _, line = train(killed, *words)
+        assert code == 1
+        assert line == f"error: another process trains in {killed}: wait for it, or choose another --workdir\n"
+        _, err = process.communicate(timeout=900)
+        assert (process.returncode, err) == (0, "")
+
     chex.assert_trees_all_equal(state_of(killed), state_of(never))
     assert validations(killed) == validations(never)
-    assert not list((killed / "checkpoints").glob(checkpoint.UNFINISHED))
+    assert not unfinished()
 
 
 def test_more_devices_learn_the_same(train, trained_once, tmp_path, monkeypatch):

@@ -1,0 +1,193 @@
+"""From a config to its parts, and every entry that does not fit named in one line."""
+
+import importlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from diffusion_jax import build, dry_run, run
+from diffusion_jax.training import parallel, step
+
+
+@pytest.fixture
+def config(monkeypatch):
+    """A model of a few thousand parameters."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    tiny = importlib.import_module("experiments.tiny").get_config()
+    tiny.batch_size = 8
+    tiny.tokenizer.max_length = 12
+    tiny.text_encoder.update(dict(dim=8, d_kv=4, d_ff=8, heads=1, layers=1))
+    tiny.denoiser.update(dict(channels=8, multipliers=(1,), self_attention=(), cross_attention=(4,), patch=4))
+    return tiny
+
+
+def batch_of(experiment, captions):
+    numbers = np.random.default_rng(0)
+    tokens, mask = experiment.text.tokenize(captions)
+    image = numbers.integers(0, 256, (len(captions), *experiment.picture_shape), np.uint8)
+    return {name: jnp.asarray(rows) for name, rows in (("image", image), ("tokens", tokens), ("mask", mask))}
+
+
+def stirred(params):
+    """Parameters of which none is zero, as after some training: zero kernels would hide what is behind them."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(9), len(leaves))
+    return jax.tree.unflatten(
+        tree, [p + 0.3 * jax.random.normal(k, p.shape) for k, p in zip(keys, leaves, strict=True)]
+    )
+
+
+def test_a_dropped_caption_is_the_empty_one(config):
+    config.caption_dropout = 0.5
+    experiment = build.build(config)
+    params = stirred(jax.jit(experiment.init)(jax.random.key(0)))
+    assert params.keys() == {"text_encoder", "denoiser"}
+    keys = jax.random.split(jax.random.key(1), 8)
+    loss = jax.jit(lambda batch: experiment.loss(params, batch, keys)[0])
+    some, others, none = (batch_of(experiment, [words] * 8) for words in ("red", "blue", ""))
+
+    def taken(i, there):
+        return {name: rows.at[i].set(there[name][i]) for name, rows in some.items()}
+
+    lost = [float(loss(taken(i, others))) == float(loss(some)) for i in range(8)]  # another caption changes nothing
+    assert 0 < sum(lost) < 8
+    assert float(loss(taken(np.flatnonzero(lost), none))) == float(loss(some))
+    assert float(loss(none)) != float(loss(some))
+
+
+def test_dropout_of_the_text_encoder_acts_in_training_alone(config):
+    with config.unlocked():
+        config.text_encoder.dropout = 0.5
+    experiment = build.build(config)
+    params = jax.eval_shape(experiment.init, jax.random.key(0))
+    params = {"text_encoder": stirred(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params["text_encoder"]))}
+    tokens = tuple(map(jnp.asarray, experiment.text.tokenize(["red"])))
+    plain = experiment.encode(params, *tokens).text_emb
+    np.testing.assert_array_equal(experiment.encode(params, *tokens).text_emb, plain)
+    assert not np.array_equal(experiment.encode(params, *tokens, jax.random.key(0)).text_emb, plain)
+
+
+def test_the_program_for_eight_devices_sums_gradients_and_exchanges_nothing_else(config):
+    """A row too many, or rows in another order, would make every device compute what another one has."""
+    experiment, mesh = build.build(config), parallel.data_mesh()
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(lambda k: run.initial_state(experiment, k), key)
+    update = step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay)
+    lowered = parallel.data_parallel(update, mesh).lower(state, dry_run.abstract_batch(config, experiment), key)
+    program = lowered.compile().as_text()
+    assert " all-reduce(" in program
+    for exchange in (" all-gather(", " all-to-all(", " collective-permute("):
+        assert exchange not in program
+
+
+def test_the_processes_of_a_run_share_each_global_batch(config, monkeypatch):
+    experiment = build.build(config)
+    whole = next(build.batches(config, experiment, "data"))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    parts = []
+    for index in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        parts.append(next(build.batches(config, experiment, "data")))
+    for name in ("image", "tokens", "mask"):
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), whole[name])
+
+
+def test_numbers_of_a_sampler(config):
+    grid, _ = build.sampler(build.build(config), config.sampling)
+    sigmas = np.asarray(grid())
+    assert (len(sigmas), *sigmas[[0, -1]]) == (4, pytest.approx(80), pytest.approx(0.02))
+    config.sampling.update(dict(sampler=ConfigDict(dict(name="heun")), nfe=5, grid=ConfigDict(dict(name="uniform_t"))))
+    assert len(build.sampler(build.build(config), config.sampling)[0]()) == 3
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "line"),
+    [
+        ("schedule", dict(name="cosin"), "config.schedule: .* has no 'cosin': did you mean cosine"),
+        ("schedule", dict(name="diffusion_jax.diffusion.keys:uniform"), "config.schedule: .*does not fit here"),
+        (
+            "schedule",
+            dict(name="diffusion_jax.data.tokenizers:byt5"),
+            "config.schedule: .*byt5 makes no schedule; cosine,",
+        ),
+        ("schedule", dict(name="builtins:dict"), "config.schedule: "),
+        ("parameterization", dict(name="v"), "config.parameterization: .*did you mean v_prediction"),
+        ("parameterization", dict(name="target"), "config.parameterization: target does not fit here"),
+        ("noise_levels", dict(name="unifrm"), "config.noise_levels: .*did you mean uniform"),
+        ("weighting", dict(name="min_snr", gama=3.0), "config.weighting: .*no argument 'gama': did you mean gamma"),
+        ("tokenizer", dict(name="bpe"), "config.tokenizer: .*no 'bpe'"),
+        ("tokenizer", dict(name="byt5", max_length=1), "max_length is 1"),
+        ("text_encoder", dict(name="T5", dim=8), "config.text_encoder: .*did you mean T5Encoder"),
+        ("text_encoder", dict(name="T5Encoder", dim=8), "config.text_encoder: T5Encoder does not fit here .*'vocab'"),
+        ("denoiser", dict(name="UNet", channel=8), "config.denoiser: .*no argument 'channel': did you mean channels"),
+        ("optimizer", dict(name="adam"), "config.optimizer: .*did you mean adamw"),
+        ("optimizer", dict(name="adamw"), "config.optimizer: adamw does not fit here .*'learning_rate'"),
+        ("optimizer", dict(name="decayed"), "config.optimizer: decayed does not fit here"),
+        ("optimizer", "adamw", r"config.optimizer is 'adamw': write dict\(name=..., \*\*arguments\)"),
+    ],
+)
+def test_an_entry_that_does_not_fit(config, entry, value, line):
+    raw = config.to_dict() | {entry: value}
+    with pytest.raises(ValueError, match=line) as raised:
+        build.build(ConfigDict(raw))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (dict(nfe=0), "nfe is 0"),
+        (dict(sampler=dict(name="ddin")), "config.sampler: .*did you mean ddim"),
+        (dict(grid=dict(name="karas")), "config.grid: .*did you mean karras"),
+        (dict(sigma_min=0.0), "must be positive and below"),
+        (dict(sigma_max=0.02), "must be positive and below"),
+        (dict(sigma_max=float("inf")), "must be positive and below"),
+        (dict(sigma_min=float("nan")), "must be positive and below"),
+    ],
+)
+def test_a_way_of_sampling_that_does_not_exist(config, change, line):
+    with pytest.raises(ValueError, match=line):
+        build.sampler(build.build(config), ConfigDict(config.sampling.to_dict() | change))
+
+
+@pytest.mark.parametrize(
+    ("entry", "line"),
+    [
+        (dict(name="emoj"), "config.data: .*did you mean emoji"),
+        (dict(name="shapes", colour="red"), "config.data: shapes takes no argument 'colour'"),
+        (dict(name="shapes", size=4), "shapes needs size >= 16"),
+        (dict(name="folder"), "config.data: folder does not fit here .*'path'"),
+    ],
+)
+def test_data_that_cannot_be_had(config, entry, line):
+    raw = config.to_dict() | {"data": entry}
+    with pytest.raises(ValueError, match=line):
+        build.source(ConfigDict(raw), "train", "data")
+
+
+def test_data_that_is_not_there(config, tmp_path):
+    with pytest.raises(FileNotFoundError, match="run `diffusion-jax data build emoji` first"):
+        build.source(ConfigDict(config.to_dict() | {"data": dict(name="emoji")}), "train", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        build.source(
+            ConfigDict(config.to_dict() | {"data": dict(name="folder", path=str(tmp_path / "x"))}), "train", ""
+        )
+
+
+def test_held_out_pictures_fit_as_the_trained_ones_do(config, tmp_path):
+    for number in range(4):
+        Image.new("RGB", (32, 8), "black").save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("black")
+    raw = config.to_dict() | {"data": dict(name="folder", path=str(tmp_path)), "validation_size": 1}
+    white = []
+    for fit in ("crop", "pad"):
+        changed = ConfigDict(raw | {"loader": raw["loader"] | {"fit": fit}})
+        sets = build.fixed_sets(changed, build.build(changed), "data")
+        white.append([int((pictures["image"] == 255).sum()) for pictures in sets.values()])
+    assert white[0] == [0, 0]
+    assert min(white[1]) > 0
