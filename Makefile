@@ -15,14 +15,14 @@ NEWEST := python3.14 python3.13 python3.12 $(wildcard $(PYENV)/3.12*/bin/python3
 OLDEST := python3.11 $(wildcard $(PYENV)/3.11*/bin/python3.11) /usr/bin/python3.11
 BIN := .venv/bin
 OLD := .venv-reference
-SOURCES := diffusion_jax experiments tests
+SOURCES := diffusion_jax experiments tests benchmarks
 WORKERS ?= 2
 REFERENCE ?= yes
 
 demo: environment
 	$(BIN)/python -m diffusion_jax data build emoji
 	$(BIN)/python -m diffusion_jax train --config=experiments/demo.py --workdir=runs/demo
-	$(BIN)/python -m diffusion_jax sample --workdir=runs/demo --out=runs/demo/pictures
+	$(BIN)/python -m diffusion_jax sample --workdir=runs/demo --beside=emoji --out=runs/demo/pictures
 	@echo "the text at work: runs/demo/curves.png     pictures coming out of noise: runs/demo/pictures/strip_*.png"
 	@echo "more: .venv/bin/diffusion-jax sample --workdir=runs/demo --prompt='orange heart' --count=4"
 

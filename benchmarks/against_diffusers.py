@@ -12,6 +12,7 @@ training step (loss, gradient, clip, AdamW, moving average). The text is random 
 import argparse
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -82,6 +83,8 @@ def compare(case: dict, torch_python: str, rounds: int) -> dict:
 def case_of(words: str, options: argparse.Namespace) -> dict:
     """What both workers have to know of a config."""
     path, _, batch = words.partition("@")
+    if not Path(path).is_file():
+        raise SystemExit(f"error: no config {path}")
     config = runpy.run_path(path)["get_config"]()
     unet = {key: value for key, value in config.denoiser.to_dict().items() if key not in ("name", "dtype", "dropout")}
     return {
@@ -107,6 +110,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile, which on CPU needs a C++ compiler")
     parser.add_argument("--out", help="a JSON file for the figures")
     options = parser.parse_args()
+    if not shutil.which(options.torch_python):
+        raise SystemExit(f"error: no {options.torch_python}: `make reference` makes it")
     sys.path.insert(0, str(HERE.parent))  # configs import each other from there
     cases = [case_of(words, options) for words in options.configs]
     results = [compare(case, options.torch_python, options.rounds) for case in cases]

@@ -45,6 +45,7 @@ def draw(
     *,
     workdir: str | None = None,
     pretrained: str | None = None,
+    beside: str | None = None,
     count: int = 1,
     seed: int = 0,
     sampler: str | None = None,
@@ -54,7 +55,8 @@ def draw(
 ) -> Path:
     """Draw `count` pictures of each prompt, or of each of the config's own, into the folder `out`, which it returns.
 
-    Writes PROMPT_NUMBER.png for each, grid.png, and strip_PROMPT.png and .gif of the first picture of each prompt.
+    Writes PROMPT_NUMBER.png for each, grid.png, and strip_PROMPT.png and .gif of the first picture of each prompt; and
+    beside.png, the grid above that of the same prompts drawn by the shipped weights called `beside`.
     Raises ValueError for a count, nfe or scale that is out of range; OSError where `out` cannot be written.
     """
     if count < 1:
@@ -64,29 +66,36 @@ def draw(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)  # first: a folder that cannot be made is known before minutes of drawing
     model = trained.load(workdir, pretrained)
-    sampling = changed(model.config.sampling, sampler, nfe)
-    prompts = list(prompts) or list(sampling.prompts)
+    other = beside and trained.load(None, beside)
+    prompts = list(prompts) or list(model.config.sampling.prompts)
     if not prompts:
         raise ValueError("nothing to draw: give --prompt=TEXT, or --prompts=FILE with a prompt a line")
     warn_of_long(prompts, model.experiment.text.tokenize)
     every = [prompt for prompt in prompts for _ in range(count)]
     numbers = [number for _ in prompts for number in range(count)]
-    first_of_each = range(0, len(every), count)
-    draw_pictures = drawing.make_drawing(model.experiment, sampling)
-    drawn = draw_pictures(model.params, every, seed, numbers, negative, cfg_scale, first_of_each)
+    columns = count * max(8 // count, 1) if count > 1 else None  # the pictures of a prompt stay together
 
+    def drawn_by(model: trained.Trained, watched: Sequence[int]):
+        sampling = changed(model.config.sampling, sampler, nfe)
+        scale = sampling.cfg_scale if cfg_scale is None else cfg_scale
+        draw_pictures = drawing.make_drawing(model.experiment, sampling)
+        drawn = draw_pictures(model.params, every, seed, numbers, negative, scale, watched)
+        how = f"seed {seed}, {sampling.sampler.name}, {sampling.nfe} network calls, guidance {scale:g}"
+        return drawn, images.grid(drawn.pictures, captions=every, columns=columns, header=f"{model.name}: {how}")
+
+    drawn, grid = drawn_by(model, range(0, len(every), count))
     names = file_names(prompts)
     for i, picture in enumerate(drawn.pictures):
         images.write_png(out / f"{names[i // count]}_{numbers[i]}.png", picture)
-    scale = sampling.cfg_scale if cfg_scale is None else cfg_scale
-    header = f"{model.name}: seed {seed}, {sampling.sampler.name}, {sampling.nfe} network calls, guidance {scale:g}"
-    columns = count * max(8 // count, 1) if count > 1 else None  # the pictures of a prompt stay together
-    images.write_png(out / "grid.png", images.grid(drawn.pictures, captions=every, columns=columns, header=header))
+    images.write_png(out / "grid.png", grid)
     for i, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
         write_strip(
             out, f"strip_{name}", {"x": drawn.noisy[:, i], "estimate": drawn.estimates[:, i]}, drawn.sigmas, prompt
         )
-    print(f"{len(every)} pictures of {len(prompts)} prompts in {out}/: look at {out / 'grid.png'}")
+    shown = "grid.png"
+    if other:
+        images.write_png(out / (shown := "beside.png"), images.stacked([grid, drawn_by(other, ())[1]]))
+    print(f"{len(every)} pictures of {len(prompts)} prompts in {out}/: look at {out / shown}")
     return out
 
 

@@ -2,8 +2,9 @@
 
 Examples:
 
-  diffusion-jax sample --pretrained=NAME --prompt="a red heart"
+  diffusion-jax sample --pretrained=emoji --prompt="a red heart"
   diffusion-jax sample --workdir=runs/a                        (the prompts of its config)
+  diffusion-jax sample --workdir=runs/a --beside=emoji
   diffusion-jax sample --workdir=runs/a --prompt="green apple" --prompt="blue heart, noto style" --count=4 --seed=7
   diffusion-jax sample --workdir=runs/a --prompts=prompts.txt --sampler=heun --nfe=39 --cfg_scale=5 --out=pictures
   diffusion-jax sample --workdir=runs/a --prompt="red apple" --negative_prompt="green"
@@ -16,6 +17,7 @@ from absl import flags
 def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Folder of a run: its newest checkpoint draws.", flag_values=values)
     flags.DEFINE_string("pretrained", None, "Name of weights that the package ships.", flag_values=values)
+    flags.DEFINE_string("beside", None, "Shipped weights that draw the same prompts beside.", flag_values=values)
     flags.DEFINE_multi_string("prompt", [], "What to draw; may be given several times.", flag_values=values)
     flags.DEFINE_string("prompts", None, "Text file with a prompt a line.", flag_values=values)
     flags.DEFINE_integer("count", 1, "Pictures of each prompt.", flag_values=values)
@@ -39,6 +41,7 @@ def run(args: flags.FlagValues) -> None:
         args.out,
         workdir=args.workdir,
         pretrained=args.pretrained,
+        beside=args.beside,
         count=args.count,
         seed=args.seed,
         sampler=args.sampler,

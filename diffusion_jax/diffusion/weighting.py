@@ -30,6 +30,15 @@ def min_snr(log_snr: LogSnr, gamma: ArrayLike = 5.0) -> LogSnr:
     return jnp.exp(jnp.minimum(0.0, jnp.log(gamma) - log_snr))
 
 
+def clipped_v(log_snr: LogSnr, gamma: ArrayLike = 5.0) -> LogSnr:
+    """The loss on v, 1 + SNR on the error in x_0, but never more than gamma: for networks that predict x_0.
+
+    Where noise is low, the loss on v asks for more digits of x_0 than a picture needs. Where it is high, `min_snr` asks
+    for next to nothing, and there the text is learned.
+    """
+    return jnp.minimum(1 + jnp.exp(-log_snr), gamma * jnp.exp(-log_snr))
+
+
 def sigmoid(log_snr: LogSnr, bias: ArrayLike = 2.0) -> LogSnr:
     """A smooth step from 1 at high noise to 0 at low noise, at log_snr = bias (Kingma and Gao 2023, VDM++).
 

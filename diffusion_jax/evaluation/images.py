@@ -103,6 +103,16 @@ def titled(body: Image.Image, header: str | None, left: int) -> Image.Image:
     return canvas
 
 
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of any size, one below the other."""
+    canvas = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), BACKGROUND)
+    top = 0
+    for picture in pictures:
+        canvas.paste(picture, (0, top))
+        top += picture.height
+    return canvas
+
+
 def even_columns(count: int) -> int:
     """How many columns leave the fewest empty places in a rectangle about 1.6 times as wide as high."""
     if count <= 5:

@@ -146,6 +146,7 @@ def test_bytes_of_the_real_command_line_that_are_not_utf8(tmp_path, alone):
         (["--seed=-1"], 2, "--seed=-1"),
         (["--prompts=nowhere.txt"], 1, "no prompt file nowhere.txt"),
         (["--pretrained=emoji"], 1, "give either --workdir=RUN or --pretrained=NAME"),
+        (["--beside=emojy"], 1, "no pretrained weights 'emojy': there is emoji"),
         (["a red heart"], 2, "wrong words ['a red heart']"),
     ],
 )
@@ -154,6 +155,18 @@ def test_what_cannot_be_drawn_is_one_line(sample, words, code, line):
     assert line in err
     assert (found, out, err.count("\n")) == (code, "", 1)
     assert not list(folder.glob("*"))
+
+
+def test_the_shipped_weights_beside_a_run(sample):
+    """The same prompts twice on one sheet: what the run draws by itself, and below it what the shipped weights draw."""
+    code, out, err, folder = sample("--prompt=red heart, noto style", "--nfe=3", "--beside=emoji")
+    assert (code, err) == (0, "")
+    assert out.endswith(f"look at {folder / 'beside.png'}\n")
+    own, both = pixels(folder / "grid.png"), pixels(folder / "beside.png")
+    np.testing.assert_array_equal(both[: len(own), : own.shape[1]], own)
+    heart = both[len(own) :]
+    assert len(heart) > 100
+    assert len(np.unique(heart.reshape(-1, 3), axis=0)) > 100
 
 
 @pytest.mark.parametrize(
@@ -176,7 +189,7 @@ def test_a_prompt_file_of_a_windows_editor(tmp_path):
     [
         ([], "give either --workdir=RUN or --pretrained=NAME"),
         (["--workdir=nowhere"], "nowhere is no run folder: it holds no config.json"),
-        (["--pretrained=nothing"], "no pretrained weights 'nothing'"),
+        (["--pretrained=nothing"], "no pretrained weights 'nothing': there is emoji"),
         (["--pretrained=../emoji"], "no pretrained weights '../emoji'"),
     ],
 )

@@ -23,6 +23,8 @@ PUBLISHED = [  # the weighting here, the weight of the paper, and the error that
     (w.min_snr, np.minimum(SNR, 5) / SNR, OF_EPS),
     (w.min_snr, np.minimum(SNR, 5) / (1 + SNR), OF_V),
     (partial(w.min_snr, gamma=1.0), np.minimum(SNR, 1), OF_X0),
+    (w.clipped_v, np.minimum(1 + SNR, 5), OF_X0),
+    (partial(w.clipped_v, gamma=np.inf), 1 + 0 * SNR, OF_V),
     (w.sigmoid, 1 / (1 + np.exp(np.log(SNR) - 2)), OF_EPS),
     (w.edm, (SIGMA**2 + 0.25) / (0.5 * SIGMA) ** 2, OF_X0),
     (partial(w.edm, sigma_data=1.0), (SIGMA**2 + 1) / SIGMA**2, OF_X0),
@@ -35,7 +37,7 @@ def test_the_loss_is_that_of_the_paper(weighting, paper, factor):
     np.testing.assert_allclose(weighting(LOG_SNR) * factor, paper, rtol=1e-5)
 
 
-@pytest.mark.parametrize("weighting", [w.constant, w.min_snr, w.sigmoid, w.edm])
+@pytest.mark.parametrize("weighting", [w.constant, w.min_snr, w.clipped_v, w.sigmoid, w.edm])
 def test_weights_are_finite_and_positive_at_the_ends(weighting):
     ends = weighting(jnp.array([-20.0, 20.0]))
     assert (jnp.isfinite(ends) & (ends > 0)).all()

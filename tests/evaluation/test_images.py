@@ -89,6 +89,13 @@ def test_a_strip_shows_first_and_last_and_no_more_than_its_columns():
     assert canvas.width < 7 * 112
 
 
+def test_pictures_one_below_the_other():
+    wide, high = Image.new("RGB", (9, 2), "red"), Image.new("RGB", (3, 5), "blue")
+    both = images.stacked([wide, high])
+    assert both.size == (9, 7)
+    assert [both.getpixel(place) for place in ((8, 1), (2, 6), (3, 6))] == [(255, 0, 0), (0, 0, 255), (255, 255, 255)]
+
+
 def test_png_and_gif_read_back(tmp_path):
     frames = pictures(3)
     images.write_png(tmp_path / "new" / "a.png", frames[0])
