@@ -72,20 +72,8 @@ def operations(folder: Path) -> dict:
 
     sigmas = jnp.geomspace(80.0, 0.02, case["nfe"])
     (value, (x_t, v)), gradients = jax.jit(jax.value_and_grad(fixed_loss, has_aux=True))(params)
-    save = {
-        "x_t": x_t,
-        "v": v,
-        "loss": value,
-        "mask": cond.text_mask,
-        "sigmas": sigmas,
-        "pictures": sample(params),
-        **inputs,
-    }
-    save_file({name: np.asarray(array) for name, array in save.items()}, folder / "arrays.safetensors")
-    for name, tree in (("params", params), ("gradients", gradients)):
-        leaves = {"/".join(k.key for k in path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-        save_file(leaves, folder / f"{name}.safetensors")
-
+    results = {"x_t": x_t, "v": v, "loss": value, "mask": cond.text_mask, "sigmas": sigmas, "pictures": sample(params)}
+    leave(folder, {"params": params, "gradients": gradients, "arrays": results | inputs})
     forward = jax.jit(lambda params: network(params)(x_t, inputs["log_snr"], cond))
     rule = optimizer.adamw(1e-4, b2=0.99)
     train_step = parallel.data_parallel(step.make_train_step(training_loss, rule, 0.999), parallel.data_mesh())
@@ -98,6 +86,13 @@ def operations(folder: Path) -> dict:
 
     calls = {"forward": lambda: forward(params), "sample": lambda: sample(params), "train": train}
     return {name: lambda call=call: jax.block_until_ready(call()) for name, call in calls.items()}
+
+
+def leave(folder: Path, trees: dict) -> None:
+    """Each tree as a file of the other worker's."""
+    for name, tree in trees.items():
+        leaves = {"/".join(k.key for k in path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+        save_file(leaves, folder / f"{name}.safetensors")
 
 
 def drawn(leaf: str, shape: tuple[int, ...], numbers: np.random.Generator) -> jax.Array:

@@ -32,11 +32,13 @@ def operations(folder: Path) -> tuple[dict, dict]:
 
     @torch.inference_mode()
     def forward():
+        network.eval()
         with low:
             return run(arrays["x_t"], log_snr, text, seen)
 
     @torch.inference_mode()
     def sample():
+        network.eval()
         sigmas = arrays["sigmas"].tolist()
         x = arrays["eps"] * sigmas[0]
         for sigma, following in zip(sigmas, [*sigmas[1:], None], strict=True):
@@ -71,6 +73,14 @@ def operations(folder: Path) -> tuple[dict, dict]:
         "gradients": max(apart(p.grad, gradients[name], least) for name, p in network.named_parameters()),
     }
 
+    train = make_train(network, arrays["x_0"], loss_of)
+    return {
+        name: finished(call) for name, call in (("forward", forward), ("sample", sample), ("train", train))
+    }, distances
+
+
+def make_train(network: UNet, x_0: torch.Tensor, loss_of):
+    """One training step: loss at random levels, gradient, clip, AdamW, moving average."""
     weights = [p for p in network.parameters() if p.ndim >= 2]
     others = [p for p in network.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -80,8 +90,9 @@ def operations(folder: Path) -> tuple[dict, dict]:
     averages = copy.deepcopy(parameters)
 
     def train():
+        network.train()
         optimizer.zero_grad()
-        eps = torch.randn_like(arrays["x_0"])
+        eps = torch.randn_like(x_0)
         levels = -2 * torch.log(torch.tan(math.pi / 2 * torch.rand(len(eps), device=DEVICE).clamp(1e-3, 1 - 1e-3)))
         loss = loss_of(eps, levels)
         loss.backward()
@@ -90,9 +101,7 @@ def operations(folder: Path) -> tuple[dict, dict]:
         torch._foreach_lerp_(averages, parameters, 1e-3)
         return loss.item()
 
-    return {
-        name: finished(call) for name, call in (("forward", forward), ("sample", sample), ("train", train))
-    }, distances
+    return train
 
 
 def apart(ours: torch.Tensor, theirs: torch.Tensor, least: float = 0.0) -> float:

@@ -40,6 +40,9 @@ class Denoiser(Protocol):
 
 @runtime_checkable
 class Sampler(Protocol):
-    """From x at sigmas[0] to a picture; a deterministic sampler ignores the keys."""
+    """From x at sigmas[0] to a picture; a deterministic sampler ignores the keys.
+
+    One that a config names also takes trace=True, and returns (picture, (xs, estimates)); see `diffusion/samplers.py`.
+    """
 
     def __call__(self, denoise: Denoiser, x: Image, sigmas: Sigmas, cond: Cond, keys: Keys) -> Image: ...

@@ -22,16 +22,8 @@ from typing import NamedTuple
 from absl import flags
 
 PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "tensorflow-datasets",
-    "transformers",
-    "numpy",
-)
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers", "numpy",
+)  # fmt: skip
 MIN_FREE = 2**30  # bytes: a checkpoint of the larger presets is about that
 MIN_MEMORY = 2 * 2**30
 SMOKE_SECONDS = 3.0
