@@ -76,8 +76,9 @@ def operations(folder: Path) -> dict:
     leave(folder, {"params": params, "gradients": gradients, "arrays": results | inputs})
     forward = jax.jit(lambda params: network(params)(x_t, inputs["log_snr"], cond))
     rule = optimizer.adamw(1e-4, b2=0.99)
-    train_step = parallel.data_parallel(step.make_train_step(training_loss, rule, 0.999), parallel.data_mesh())
-    holder = [state.init_state(jax.tree.map(jnp.copy, params), rule)]
+    mesh = parallel.data_mesh()
+    train_step = parallel.data_parallel(step.make_train_step(training_loss, rule, 0.999), mesh)
+    holder = [parallel.replicate(state.init_state(jax.tree.map(jnp.copy, params), rule), mesh)]
     pictures, key = {"image": inputs["x_0"]}, jax.random.key(0)
 
     def train():
