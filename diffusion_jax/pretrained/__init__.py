@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from diffusion_jax.interop.safetensors_file import load_params
@@ -21,4 +23,4 @@ def load(name: str) -> tuple[ConfigDict, Params]:
     if name not in names():
         raise ValueError(f"no pretrained weights {name!r}: there is {', '.join(names()) or 'nothing yet'}")
     config = ConfigDict(json.loads((FOLDER / name / "config.json").read_text()))
-    return config, load_params(FOLDER / name / "weights.safetensors")
+    return config, jax.tree.map(jnp.asarray, load_params(FOLDER / name / "weights.safetensors"))

@@ -62,12 +62,6 @@ def learned(config):
     )
 
 
-@pytest.fixture(scope="session")
-def session_patch():
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
-
-
 TRACES = []  # an entry for each time that a training loss is traced: each is a compilation of its step
 
 
@@ -93,19 +87,27 @@ build_build, data_parallel = build.build, parallel.data_parallel
 
 
 @pytest.fixture(scope="session")
-def one_device(session_patch):
-    """Runs are on one device, and what one run compiled the next one of the same config uses."""
+def one_device():
+    """A function of a monkeypatch: runs are on one device, and what one run compiled the next of its config uses."""
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
-    session_patch.syspath_prepend(ROOT)
-    session_patch.setattr(parallel, "data_mesh", lambda: mesh)
-    session_patch.setattr(parallel, "data_parallel", guarded)
-    session_patch.setattr(build, "build", kept(counted, learned))
-    session_patch.setattr(run, "make_step", kept(run.make_step, lambda config, *_: learned(config)))
-    session_patch.setattr(
-        drawing,
-        "make_drawing",
-        kept(drawing.make_drawing, lambda experiment, sampling, chunk=16: (id(experiment), str(sampling), chunk)),
-    )
+    replaced = [
+        (parallel, "data_mesh", lambda: mesh),
+        (parallel, "data_parallel", guarded),
+        (build, "build", kept(counted, learned)),
+        (run, "make_step", kept(run.make_step, lambda config, *_: learned(config))),
+        (
+            drawing,
+            "make_drawing",
+            kept(drawing.make_drawing, lambda experiment, sampling, chunk=16: (id(experiment), str(sampling), chunk)),
+        ),
+    ]
+
+    def patched(patch):
+        patch.syspath_prepend(ROOT)
+        for module, name, value in replaced:
+            patch.setattr(module, name, value)
+
+    return patched
 
 
 @pytest.fixture
@@ -120,6 +122,7 @@ def command(one_device, capsys, monkeypatch):
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
+    one_device(monkeypatch)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return call
 
@@ -129,7 +132,9 @@ def trained_once(one_device, mini, tmp_path_factory):
     """The folder of a run that has ended."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
     before = len(TRACES)
-    assert main(["train", f"--config={mini}", f"--workdir={workdir}"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        one_device(patch)
+        assert main(["train", f"--config={mini}", f"--workdir={workdir}"]) == 0
     (workdir.parent / "traces").write_text(str(len(TRACES) - before))
     return workdir
 
