@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
 from worker import serve
 
 from diffusion_jax import config as entries
@@ -22,6 +21,7 @@ from diffusion_jax.diffusion import (
     schedules,
     weighting,
 )
+from diffusion_jax.interop.safetensors_file import save_params
 from diffusion_jax.training import optimizer, parallel, state, step
 from diffusion_jax.types import Cond
 
@@ -72,8 +72,16 @@ def operations(folder: Path) -> dict:
 
     sigmas = jnp.geomspace(80.0, 0.02, case["nfe"])
     (value, (x_t, v)), gradients = jax.jit(jax.value_and_grad(fixed_loss, has_aux=True))(params)
-    results = {"x_t": x_t, "v": v, "loss": value, "mask": cond.text_mask, "sigmas": sigmas, "pictures": sample(params)}
-    leave(folder, {"params": params, "gradients": gradients, "arrays": results | inputs})
+    results = {
+        "x_t": x_t,
+        "v": v,
+        "loss": value,
+        "mask": cond.text_mask.astype(jnp.float32),
+        "sigmas": sigmas,
+        "pictures": sample(params),
+    }
+    for name, tree in {"params": params, "gradients": gradients, "arrays": results | inputs}.items():
+        save_params(folder / f"{name}.safetensors", tree)
     forward = jax.jit(lambda params: network(params)(x_t, inputs["log_snr"], cond))
     rule = optimizer.adamw(1e-4, b2=0.99)
     mesh = parallel.data_mesh()
@@ -87,13 +95,6 @@ def operations(folder: Path) -> dict:
 
     calls = {"forward": lambda: forward(params), "sample": lambda: sample(params), "train": train}
     return {name: lambda call=call: jax.block_until_ready(call()) for name, call in calls.items()}
-
-
-def leave(folder: Path, trees: dict) -> None:
-    """Each tree as a file of the other worker's."""
-    for name, tree in trees.items():
-        leaves = {"/".join(k.key for k in path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-        save_file(leaves, folder / f"{name}.safetensors")
 
 
 def drawn(leaf: str, shape: tuple[int, ...], numbers: np.random.Generator) -> jax.Array:

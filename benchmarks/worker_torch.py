@@ -25,7 +25,7 @@ def operations(folder: Path) -> tuple[dict, dict]:
     arrays = {name: torch.tensor(array).to(DEVICE) for name, array in load_file(folder / "arrays.safetensors").items()}
     for name in ("x_t", "v", "x_0", "eps", "pictures"):
         arrays[name] = arrays[name].permute(0, 3, 1, 2)  # NHWC in memory is what PyTorch calls channels_last
-    log_snr, text, seen = arrays["log_snr"], arrays["text"], arrays["mask"]
+    log_snr, text, seen = arrays["log_snr"], arrays["text"], arrays["mask"].bool()
     both = (torch.cat([text, torch.zeros_like(text)]), torch.cat([seen, seen[:1].expand_as(seen)]))
     low = torch.autocast(DEVICE, torch.bfloat16, enabled=case["dtype"] == "bfloat16")
     run = torch.compile(network) if case["compile"] else network

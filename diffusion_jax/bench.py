@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import build
 from diffusion_jax.dry_run import abstract_batch, memory
-from diffusion_jax.run import initial_state, versions, write_json
+from diffusion_jax.files import write_json
+from diffusion_jax.run import initial_state, versions
 from diffusion_jax.training import parallel, step
 
 MATMUL_SIZE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}

@@ -75,6 +75,11 @@ def accepted(function: Callable, **arguments) -> dict:
     return {name: value for name, value in arguments.items() if name in inspect.signature(function).parameters}
 
 
+def as_json(config: ConfigDict) -> dict:
+    """A config as config.json holds it: dicts, lists, strings and numbers."""
+    return json.loads(config.to_json_best_effort())
+
+
 def differences(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:
     """What changed between two configs, a line each: `key: old -> new`."""
     lines = []

@@ -92,10 +92,10 @@ def draw(
         write_strip(
             out, f"strip_{name}", {"x": drawn.noisy[:, i], "estimate": drawn.estimates[:, i]}, drawn.sigmas, prompt
         )
-    shown = "grid.png"
     if other:
-        images.write_png(out / (shown := "beside.png"), images.stacked([grid, drawn_by(other, ())[1]]))
-    print(f"{len(every)} pictures of {len(prompts)} prompts in {out}/: look at {out / shown}")
+        images.write_png(out / "beside.png", images.stacked([grid, drawn_by(other, ())[1]]))
+    shown = out / ("beside.png" if other else "grid.png")
+    print(f"{len(every)} pictures of {len(prompts)} prompts in {out}/: look at {shown}")
     return out
 
 

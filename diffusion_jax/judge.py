@@ -6,6 +6,7 @@ import numpy as np
 
 from diffusion_jax import build, drawing, run, trained
 from diffusion_jax.data import shapes_parser
+from diffusion_jax.files import write_json
 
 
 def judge(
@@ -37,5 +38,5 @@ def judge(
         numbers = value if isinstance(value, list) else [value]
         print(f"  {name:<36} {' '.join(f'{number:.4g}' for number in numbers)}")
     if workdir is not None:
-        run.write_json(Path(workdir) / "evaluation.json", figures)
+        write_json(Path(workdir) / "evaluation.json", figures)
     return figures

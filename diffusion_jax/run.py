@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.metadata
-import json
 import platform
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +14,7 @@ from ml_collections import ConfigDict
 from diffusion_jax import build, drawing
 from diffusion_jax import config as entries
 from diffusion_jax.evaluation import images, plots, validation
+from diffusion_jax.files import write_json
 from diffusion_jax.training import checkpoint, loop, parallel, state, step
 from diffusion_jax.training.metrics import MetricsLog
 from diffusion_jax.training.progress import progress
@@ -70,7 +70,7 @@ def train(config: ConfigDict, workdir: str | Path, data_dir: str) -> Path:
         received = at_the_end.enter_context(loop.leaving_politely())
 
         def save(at: state.TrainState) -> None:
-            checkpoint.save(checkpoints, at, batches.get_state(), as_json(config))
+            checkpoint.save(checkpoints, at, batches.get_state(), entries.as_json(config))
 
         def log(at: int, values: dict) -> None:
             metrics.write(at, {f"train/{name}": value for name, value in values.items()})
@@ -172,17 +172,12 @@ def agree_on_config(folder: Path, config: ConfigDict) -> None:
     """
     path = folder / "config.json"
     if path.exists():
-        changes = entries.differences(checkpoint.read_config(folder), as_json(config))
+        changes = entries.differences(checkpoint.read_config(folder), entries.as_json(config))
         fixed = [line for line in changes if not f"{line.split(':')[0]}.".startswith(tuple(f"{key}." for key in FREE))]
         if fixed:
             raise ValueError(f"{folder} has another config ({'; '.join(fixed)}): choose another --workdir")
-    write_json(path, as_json(config))
+    write_json(path, entries.as_json(config))
     write_json(folder / "versions.json", versions())
-
-
-def as_json(config: ConfigDict) -> dict:
-    """A config as config.json holds it: dicts, lists, strings and numbers."""
-    return json.loads(config.to_json_best_effort())
 
 
 def versions() -> dict[str, str]:
@@ -193,12 +188,6 @@ def versions() -> dict[str, str]:
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
     return machine | {name: importlib.metadata.version(name) for name in VERSIONS}
-
-
-def write_json(path: Path, content) -> None:
-    """Write a file whole or not at all."""
-    text = json.dumps(content, indent=2) + "\n"
-    images.write_whole(path, lambda file: file.write(text.encode()))
 
 
 def make_validation(experiment: build.Experiment, sets: dict[str, dict], batch_size: int) -> Callable:

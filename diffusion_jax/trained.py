@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import build, pretrained
 from diffusion_jax import config as entries
+from diffusion_jax.files import write_json
 from diffusion_jax.interop.safetensors_file import save_params
 from diffusion_jax.training import checkpoint
 from diffusion_jax.types import Params
@@ -63,7 +64,6 @@ def check_trust(config: ConfigDict, workdir: str | Path) -> None:
 def export(workdir: str | Path, folder: str | Path) -> Path:
     """Write a run's averaged parameters (float16) and its config into a folder, as `pretrained` holds them."""
     model, folder = load(workdir), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     save_params(folder / "weights.safetensors", model.params, {"trained": model.name}, dtype="float16")
-    (folder / "config.json").write_text(model.config.to_json_best_effort(indent=2) + "\n")
+    write_json(folder / "config.json", entries.as_json(model.config))
     return folder

@@ -22,6 +22,7 @@ from diffusion_jax.data.examples import Example, Indexed, Source
 from diffusion_jax.data.folder import clean
 from diffusion_jax.data.splits import SPLITS, check_held_out, check_split, split_of
 from diffusion_jax.data.transforms import decode
+from diffusion_jax.files import write_json
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 MAX_BYTES = 64 << 20  # of one member of a tar
@@ -88,7 +89,7 @@ def convert(
     total["shards"] = {s: [_shard(tar, s) for tar, r in zip(tars, reports, strict=True) if r[s]] for s in SPLITS}
     if not total["train"] + total["validation"]:
         raise ValueError(f"No row of the {len(tars)} tar files is usable: {total['skipped'] or 'they are empty'}.")
-    _write_json(out / LISTING, total)
+    write_json(out / LISTING, total)
     return total
 
 
@@ -138,7 +139,7 @@ def _convert_one(tar: Path, out: Path, held_out: float, caption_key: str) -> dic
         writer.close()
         os.replace(out / f"{_shard(tar, split)}.part", out / _shard(tar, split))
     report = {**{split: counts[split] for split in SPLITS}, "skipped": dict(skipped), "source": source}
-    _write_json(out / f"{tar.stem}.counts.json", report)
+    write_json(out / f"{tar.stem}.counts.json", report)
     return report
 
 
@@ -184,12 +185,6 @@ def _read(records: ArrayRecordDataSource, path: str, index: int) -> Example:
 
 def _shard(tar: Path, split: str) -> str:
     return f"{tar.stem}.{split}.array_record"
-
-
-def _write_json(path: Path, content: dict) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1), "utf-8")
-    os.replace(part, path)
 
 
 def _one_line(error: Exception) -> str:

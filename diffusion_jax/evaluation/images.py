@@ -1,13 +1,13 @@
-"""Pictures for people: captioned grids, film strips, GIFs, and files that are written whole or not at all."""
+"""Pictures for people: captioned grids, film strips and GIFs."""
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from diffusion_jax.evaluation import lettering
+from diffusion_jax.files import write_whole
 
 MIN_SIDE = 112  # pixels: smaller pictures are enlarged, so that pixels stay crisp and captions fit
 GAP, SEAM = 12, 4  # pixels between pictures of a grid and of a strip
@@ -167,15 +167,3 @@ def write_gif(path: str | Path, frames: Sequence[Image.Image] | np.ndarray, ms: 
             file, format="GIF", save_all=True, append_images=rest, duration=duration, loop=0, disposal=1
         ),
     )
-
-
-def write_whole(path: Path, write: Callable) -> None:
-    """Calls write(file) on a file beside the path, then gives it the path's name: readers never see half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from diffusion_jax.evaluation.images import write_whole
+from diffusion_jax.files import write_whole
 
 MATCHED, SHUFFLED, QUIET = "#1b6ca8", "#d1603d", "#bbbbbb"
 INTERVAL = 1.96  # standard errors: 95 of 100 such bands hold the mean

@@ -10,10 +10,12 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
+from diffusion_jax.files import write_whole
 
 CODES = {"float32": "F32", "float16": "F16"}
 READABLE = {"F32", "F16", "BF16"}
@@ -37,19 +39,18 @@ def save_params(
     if not all(isinstance(text, str) for pair in (metadata or {}).items() for text in pair):
         raise ValueError("the metadata of a safetensors file is text by name: encode other values as JSON")
     tensors = {name: _stored(name, value, dtype) for name, value in sorted(_flatten(params))}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+    def write(file: BinaryIO) -> None:
+        file.write(_header(tensors, metadata or {}))
+        for tensor in tensors.values():
+            file.write(tensor.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+
     try:
-        with open(partial, "wb") as file:
-            file.write(_header(tensors, metadata or {}))
-            for tensor in tensors.values():
-                file.write(tensor.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        write_whole(path, write)
     except OSError as error:
         raise type(error)(error.errno, f"could not save parameters: {error.strerror}", str(path)) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_params(path: str | os.PathLike) -> dict[str, Any]:

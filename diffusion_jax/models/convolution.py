@@ -14,17 +14,19 @@ from jaxtyping import Array, Float
 from diffusion_jax.models.fusion import computed_once
 from diffusion_jax.types import Image
 
-CHUNK = (
-    2**18
-)  # elements of feature maps that are transformed at once: the result, 4 times that, should fit into a cache
+# Elements of feature maps that are transformed at once: the result, 4 times that, should fit into a cache.
+CHUNK = 2**18
 LARGEST = 3 * 2**18  # the same, where one picture alone is more
 FEWEST = 24  # half the harmonic mean of the channels: below, the transforms cost more than the products they save
 
 
 def convolve(x: Image, kernel: Float[Array, "rows columns channel features"], strides, padding, **options) -> Array:
     """`jax.lax.conv_general_dilated`, with its arguments and its result but for rounding, the quicker way here."""
-    plain = (*strides, padding) == (1, 1, "SAME") and set(options["rhs_dilation"] + options["lhs_dilation"]) == {1}
-    plain = plain and options["feature_group_count"] == 1
+    plain = (
+        (*strides, padding) == (1, 1, "SAME")
+        and set(options["rhs_dilation"] + options["lhs_dilation"]) == {1}
+        and options["feature_group_count"] == 1
+    )
     if not (plain and jax.default_backend() == "cpu" and pays(x, kernel)):
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
     n = chunks(x)

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import jax
@@ -12,6 +11,7 @@ import pytest
 from jax.sharding import Mesh
 
 from diffusion_jax import build, drawing, run
+from diffusion_jax import config as entries
 from diffusion_jax.__main__ import main
 from diffusion_jax.training import parallel
 
@@ -58,7 +58,7 @@ def kept(function, key):
 def learned(config):
     """What of a config goes into compiled programs."""
     return json.dumps(
-        {k: v for k, v in run.as_json(config).items() if k not in ("train", "sampling", "loader", "data")}
+        {k: v for k, v in entries.as_json(config).items() if k not in ("train", "sampling", "loader", "data")}
     )
 
 
@@ -148,4 +148,4 @@ def trained(trained_once, tmp_path):
 @pytest.fixture(scope="session")
 def alone():
     """The environment of a process of its own, with one device."""
-    return os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
+    return os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}

@@ -110,18 +110,3 @@ def test_png_and_gif_read_back(tmp_path):
             durations.append(back.info["duration"])
             np.testing.assert_array_equal(np.asarray(back.convert("RGB"))[::7, ::7], frames[i])
         assert durations == [50, 50, 900]
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
-    path = tmp_path / "a.png"
-    images.write_png(path, pictures(1)[0])
-    before = path.read_bytes()
-
-    def half(file):
-        file.write(b"half of it")
-        raise OSError("no space left on device")
-
-    with pytest.raises(OSError, match="no space"):
-        images.write_whole(path, half)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]

@@ -131,9 +131,10 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"could not save parameters.*nowhere"):
-        save_params(tmp_path / "nowhere" / "a", PARAMS)
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"could not save parameters.*file"):
+        save_params(tmp_path / "file" / "a", PARAMS)
 
 
 @pytest.mark.parametrize("load", [load_params, load_metadata])

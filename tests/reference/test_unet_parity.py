@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax.traverse_util import flatten_dict
 
 from benchmarks.torch_unet import UNet as Reference
 from benchmarks.torch_unet import state_dict_of
@@ -23,9 +24,7 @@ SHAPES = {
 
 
 def named(tree):
-    return {
-        "/".join(key.key for key in path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    return {name: np.asarray(leaf) for name, leaf in flatten_dict(tree, sep="/").items()}
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
