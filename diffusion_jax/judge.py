@@ -23,7 +23,7 @@ def judge(
         config.validation_size = count
     sets = build.fixed_sets(config, model.experiment, data_dir)
     held_out = sets["validation"]
-    record = run.make_validation(model.experiment, sets, config.batch_size)(model.params)
+    record = run.make_validation(model.experiment, sets, count, config.batch_size)(model.params)
     figures = {name: np.asarray(value).tolist() for name, value in record.items()}
     if config.data.name == "shapes":
         draw = drawing.make_drawing(model.experiment, config.sampling, chunk=64)

@@ -41,7 +41,8 @@ def train(config: ConfigDict, workdir: str | Path, data_dir: str) -> Path:
     parallel.check_batch_size(config.batch_size, mesh)
     experiment = build.build(config)
     batches = build.batches(config, experiment, data_dir)
-    validate = make_validation(experiment, build.fixed_sets(config, experiment, data_dir), config.batch_size)
+    sets = build.fixed_sets(config, experiment, data_dir)
+    validate = make_validation(experiment, sets, config.validation_size, config.batch_size)
     draw = drawing.make_drawing(experiment, config.sampling)
     key = jax.random.key(config.seed)
     shapes = jax.eval_shape(partial(initial_state, experiment), key)  # a model that cannot be built is known before
@@ -190,32 +191,35 @@ def versions() -> dict[str, str]:
     return machine | {name: importlib.metadata.version(name) for name in VERSIONS}
 
 
-def make_validation(experiment: build.Experiment, sets: dict[str, dict], batch_size: int) -> Callable:
+def make_validation(
+    experiment: build.Experiment, sets: dict[str, dict], validation_size: int, batch_size: int
+) -> Callable:
     """A function from parameters to one record of losses, NAME/... for each named set of captioned pictures.
 
-    The figures are the same for any batch_size: the pictures go through in batches, of which the last is filled up with
-    pictures that then do not count.
+    A set of fewer pictures than validation_size goes through as many times as fit into it. The figures are the same for
+    any batch_size: the last batch is filled up with pictures that then do not count.
     """
     mesh = parallel.data_mesh()
-    size = parallel.rounded_up(min(batch_size, max(len(pictures["image"]) for pictures in sets.values())), mesh)
+    rounds = {title: max(validation_size // len(pictures["captions"]), 1) for title, pictures in sets.items()}
+    columns = {title: validation.with_others(pictures, rounds[title]) for title, pictures in sets.items()}
+    size = parallel.rounded_up(min(batch_size, max(len(each["place"]) for each in columns.values())), mesh)
     error = validation.make_validation_error(
         experiment.network, experiment.encode, experiment.schedule, experiment.parameterization
     )
     compiled = parallel.spread(error, mesh, split={1})
 
-    def errors_on(params, pictures: dict) -> list[dict]:
-        columns, count = validation.with_others(pictures), len(pictures["image"])
-        parts = []
+    def errors_on(params, examples: dict) -> list[dict]:
+        count, parts = len(examples["place"]), []
         for start in range(0, count, size):
             rows = np.arange(start, start + size) % count
-            part = jax.device_get(compiled(params, {name: column[rows] for name, column in columns.items()}))
+            part = jax.device_get(compiled(params, {name: column[rows] for name, column in examples.items()}))
             parts.append({name: errors[: count - start] for name, errors in part.items()})
         return parts
 
     def validate(params) -> dict:
         params, record = parallel.replicate(params, mesh), {}
-        for title, pictures in sets.items():
-            record |= validation.summarize(errors_on(params, pictures), title=title)
+        for title, examples in columns.items():
+            record |= validation.summarize(errors_on(params, examples), title=title, rounds=rounds[title])
         return record
 
     return validate

@@ -46,32 +46,45 @@ def make_validation_error(network: Callable, encode: Callable, schedule, paramet
     return validation_error
 
 
-def others(captions: Sequence[str]) -> np.ndarray:
-    """For each picture, the next one (in a circle) that has another caption; itself where all captions are the same."""
+def others(captions: Sequence[str], rounds: int = 1) -> np.ndarray:
+    """For each picture the next ones, in a circle, that have another caption, one a round: (round, picture).
+
+    Where there are fewer they come again; a picture whose caption all others share is its own other.
+    """
     count = len(captions)
 
-    def next_other(i: int) -> int:
-        circle = ((i + step) % count for step in range(1, count))
-        return next((j for j in circle if captions[j] != captions[i]), i)
+    def next_others(i: int) -> list[int]:
+        circle = [(i + step) % count for step in range(1, count)]
+        return [j for j in circle if captions[j] != captions[i]] or [i]
 
-    return np.array([next_other(i) for i in range(count)])
+    return np.array([np.resize(next_others(i), rounds) for i in range(count)]).T
 
 
-def with_others(pictures: dict) -> dict[str, np.ndarray]:
-    """The columns of a set of captioned pictures that a validation takes its batches from."""
-    other = others(pictures["captions"])
-    columns = {name: pictures[name] for name in ("image", "tokens", "mask")} | {"place": np.arange(len(other))}
+def with_others(pictures: dict, rounds: int = 1) -> dict[str, np.ndarray]:
+    """The columns of a set of captioned pictures that a validation takes its batches from.
+
+    All pictures come once a round, each time with other noise and with the caption of another other.
+    """
+    other = others(pictures["captions"], rounds).reshape(-1)
+    own = np.tile(np.arange(len(pictures["captions"])), rounds)
+    columns = {name: pictures[name][own] for name in ("image", "tokens", "mask")} | {"place": np.arange(len(own))}
     return columns | {f"other_{name}": pictures[name][other] for name in ("tokens", "mask")}
 
 
-def summarize(errors: Sequence[dict[str, np.ndarray]], levels=LEVELS, title: str = "validation") -> dict:
+def summarize(
+    errors: Sequence[dict[str, np.ndarray]], levels=LEVELS, title: str = "validation", rounds: int = 1
+) -> dict:
     """One record, TITLE/..., from the errors of all batches: means over levels and examples, the gap, its spread.
 
     The gap is the error with another's caption minus the error with one's own: above zero, the text helps. Its spread
-    is the standard error of the mean over examples.
+    is the standard error of the mean over pictures, each of which counts with its mean over the rounds.
     """
-    names = ("matched", "shuffled")
-    matched, shuffled = (np.concatenate([np.asarray(e[name], np.float64) for e in errors]) for name in names)
+
+    def by_picture(name: str) -> np.ndarray:
+        every = np.concatenate([np.asarray(part[name], np.float64) for part in errors])
+        return every.reshape(rounds, -1, every.shape[-1]).mean(axis=0)
+
+    matched, shuffled = by_picture("matched"), by_picture("shuffled")
     gap = (shuffled - matched).mean(axis=1)
     return {
         f"{title}/matched": matched.mean(),

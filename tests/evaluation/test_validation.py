@@ -11,16 +11,15 @@ from diffusion_jax.types import Cond
 LEVELS = (-2.0, 0.0, 3.0)
 
 
-def held_out(count=6, side=4):
+def pictures(count=6, side=4):
     """Plain gray pictures, each of the shade that its caption's one token says."""
     shades = np.linspace(20, 235, count).astype(np.int32)
-    pictures = {
+    return {
         "image": np.broadcast_to(shades[:, None, None, None], (count, side, side, 3)).astype(np.uint8),
         "tokens": shades[:, None],
         "mask": np.ones((count, 1), bool),
         "captions": [str(shade) for shade in shades],
     }
-    return validation.with_others(pictures)
 
 
 def encode(params, tokens, mask):
@@ -40,7 +39,7 @@ def errors(network, predict, params, batch):
 
 
 def test_a_model_that_reads_its_text():
-    batch = held_out()
+    batch = validation.with_others(pictures())
     found = errors(reads, parameterization.x0_prediction, jnp.float32(1.0), batch)
     np.testing.assert_allclose(found["matched"], 0, atol=1e-9)
     shade, other = (batch[name][:, 0] / 127.5 - 1 for name in ("tokens", "other_tokens"))
@@ -48,7 +47,7 @@ def test_a_model_that_reads_its_text():
 
 
 def test_a_model_that_ignores_its_text():
-    found = errors(reads, parameterization.x0_prediction, jnp.float32(0.0), held_out())
+    found = errors(reads, parameterization.x0_prediction, jnp.float32(0.0), validation.with_others(pictures()))
     np.testing.assert_array_equal(found["matched"], found["shuffled"])
     assert validation.summarize([found], LEVELS)["validation/gap"] == 0
 
@@ -59,7 +58,7 @@ def test_errors_are_in_x_0_whatever_is_predicted():
     def silent(params):
         return lambda x_t, log_snr, cond: jnp.zeros_like(x_t)
 
-    batch = held_out(count=64, side=8)
+    batch = validation.with_others(pictures(count=64, side=8))
     found = errors(silent, parameterization.eps_prediction, None, batch)["matched"].mean(0)
     np.testing.assert_allclose(found, np.exp(-np.array(LEVELS)), rtol=0.03)
 
@@ -68,7 +67,7 @@ def test_the_noise_of_a_picture_does_not_depend_on_the_batch():
     def copies(params):
         return lambda x_t, log_snr, cond: x_t
 
-    batch = held_out()
+    batch = validation.with_others(pictures())
     together = errors(copies, parameterization.v_prediction, None, batch)["matched"]
     part = {name: column[[4, 1]] for name, column in batch.items()}
     np.testing.assert_array_equal(
@@ -88,7 +87,30 @@ def test_the_noise_of_a_picture_does_not_depend_on_the_batch():
     ],
 )
 def test_others_have_another_caption(captions, others):
-    assert validation.others(list(captions)).tolist() == others
+    assert validation.others(list(captions)).tolist() == [others]
+
+
+def test_another_other_each_round():
+    assert validation.others(list("abac"), rounds=4).T.tolist() == [
+        [1, 3, 1, 3],
+        [2, 3, 0, 2],
+        [3, 1, 3, 1],
+        [0, 1, 2, 0],
+    ]
+
+
+def test_rounds_bring_other_noise_and_count_once():
+    batch = validation.with_others(pictures(), rounds=2)
+    np.testing.assert_array_equal(batch["image"][:6], batch["image"][6:])
+    assert len(set(batch["place"])) == 12
+    assert not np.any(batch["other_tokens"] == batch["tokens"])
+    assert not np.any(batch["other_tokens"][:6] == batch["other_tokens"][6:])
+    one = {"matched": np.zeros((3, 1)), "shuffled": np.array([[1.0], [2.0], [6.0]])}
+    two = {"matched": np.zeros((3, 1)), "shuffled": np.array([[3.0], [2.0], [0.0]])}
+    record = validation.summarize([one, two], levels=(0.0,), rounds=2)
+    assert record["validation/examples"] == 3
+    assert record["validation/gap"] == pytest.approx(7 / 3)
+    assert record["validation/gap_standard_error"] == pytest.approx(np.std([2, 2, 3], ddof=1) / 3**0.5)
 
 
 def test_summary():
