@@ -1,6 +1,8 @@
 """Six minutes on two cores: 16-pixel emoji of two styles whose names are hearts, circles, fruit, faces and flags.
 
-What the minutes buy was tried out: few pictures, a small network on 2 x 2 patches, bytes read by two layers of T5.
+What the minutes buy was tried out: few pictures, a small network on 2 x 2 patches, bytes read by two layers of T5. A
+network that predicts the picture listens better than one that predicts v: at the same seed, wrong captions changed the
+error on held-out concepts by +0.040 +- 0.009 instead of +0.017 +- 0.007.
 """
 
 from experiments import base
@@ -15,6 +17,8 @@ def get_config():
     config = base.get_config()
     config.data = dict(name="emoji", styles=("noto", "fluent-flat"), labels=SUBJECTS)
     config.resolution = 16
+    config.parameterization = dict(name="x0_prediction")
+    config.weighting = dict(name="clipped_v", gamma=10.0)
     config.tokenizer.max_length = 40
     config.text_encoder.update(dict(dim=128, d_ff=256, heads=4))
     config.denoiser.update(
