@@ -22,7 +22,7 @@ REFERENCE ?= yes
 demo: environment
 	$(BIN)/python -m diffusion_jax data build emoji
 	$(BIN)/python -m diffusion_jax train --config=experiments/demo.py --workdir=runs/demo
-	$(BIN)/python -m diffusion_jax sample --workdir=runs/demo --out=runs/demo/pictures
+	$(BIN)/python -m diffusion_jax sample --workdir=runs/demo --beside=emoji --out=runs/demo/pictures
 	@echo "the text at work: runs/demo/curves.png     pictures coming out of noise: runs/demo/pictures/strip_*.png"
 	@echo "more: .venv/bin/diffusion-jax sample --workdir=runs/demo --prompt='orange heart' --count=4"
 

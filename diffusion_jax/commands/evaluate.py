@@ -3,7 +3,7 @@
 Examples:
 
   diffusion-jax evaluate --workdir=runs/a
-  diffusion-jax evaluate --pretrained=NAME --count=482
+  diffusion-jax evaluate --pretrained=emoji
 """
 
 from absl import flags

@@ -2,9 +2,9 @@
 
 Examples:
 
-  diffusion-jax sample --pretrained=NAME --prompt="a red heart"
+  diffusion-jax sample --pretrained=emoji --prompt="a red heart"
   diffusion-jax sample --workdir=runs/a                        (the prompts of its config)
-  diffusion-jax sample --workdir=runs/a --beside=NAME
+  diffusion-jax sample --workdir=runs/a --beside=emoji
   diffusion-jax sample --workdir=runs/a --prompt="green apple" --prompt="blue heart, noto style" --count=4 --seed=7
   diffusion-jax sample --workdir=runs/a --prompts=prompts.txt --sampler=heun --nfe=39 --cfg_scale=5 --out=pictures
   diffusion-jax sample --workdir=runs/a --prompt="red apple" --negative_prompt="green"
