@@ -40,9 +40,14 @@ def folder(path: str | Path, split: str, held_out: float = 0.05) -> Source:
     if not captioned:
         raise ValueError(f'{root} has no captioned pictures: write metadata.jsonl lines with "file_name" and "text".')
     if bare := len(captions) - len(captioned):
-        logging.warning("%d of %d pictures in %s have no caption and are left out.", bare, len(captions), root)
+        _warn_once(f"{bare} of {len(captions)} pictures in {root} have no caption and are left out.")
     names = sorted(captioned) if held_out is None else names_of(sorted(captioned), split, held_out)
     return Indexed(len(names), functools.partial(_read, root, [(name, captioned[name]) for name in names]))
+
+
+@functools.cache  # a run opens the folder three times
+def _warn_once(message: str) -> None:
+    logging.warning("%s", message)
 
 
 def _read(root: Path, rows: list, index: int) -> Example:
