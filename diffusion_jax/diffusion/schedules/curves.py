@@ -1,41 +1,17 @@
-"""Which noise at which time? A schedule maps t in [0, 1] (t = 0 is data) to log_snr = 2 log(alpha_t / sigma_t).
-
-Every schedule here has a finite range, so sigma = exp(-log_snr / 2) has a smallest and a largest value. `t` undoes
-`log_snr`. How a level becomes (alpha_t, sigma_t) is a separate choice, `alpha_sigma`: it fixes how x_t is scaled and
-nothing else, and any schedule may be given another one with `schedule._replace(alpha_sigma=...)`.
-Settings may be traced arrays.
-"""
-
-from collections.abc import Callable
-from typing import NamedTuple
+"""Schedules that are a formula."""
 
 import jax.numpy as jnp
 from jax.nn import sigmoid as logistic
 from jax.nn import softplus
 from jax.typing import ArrayLike
 
-
-class Schedule(NamedTuple):
-    """Three elementwise functions of arrays of any shape."""
-
-    log_snr: Callable  # t -> log_snr, decreasing
-    t: Callable  # log_snr -> t
-    alpha_sigma: Callable  # log_snr -> (alpha_t, sigma_t): one of the three functions below
-
-
-def variance_preserving(log_snr):
-    """alpha_t^2 + sigma_t^2 = 1: x_t keeps the variance of unit-variance data (DDPM, VDM)."""
-    return jnp.sqrt(logistic(log_snr)), jnp.sqrt(logistic(-log_snr))
-
-
-def variance_exploding(log_snr):
-    """alpha_t = 1: noise is added to the data as it is (EDM). Wrap the network in `denoiser.unit_variance`."""
-    return jnp.ones_like(log_snr), jnp.exp(-0.5 * log_snr)
-
-
-def straight_line(log_snr):
-    """alpha_t + sigma_t = 1: x_t moves from data to noise on a straight line (rectified flow)."""
-    return logistic(0.5 * log_snr), logistic(-0.5 * log_snr)
+from diffusion_jax.diffusion.schedules.changes import truncated
+from diffusion_jax.diffusion.schedules.scaling import (
+    Schedule,
+    straight_line,
+    variance_exploding,
+    variance_preserving,
+)
 
 
 def cosine(log_snr_min: ArrayLike = -10.0, log_snr_max: ArrayLike = 10.0) -> Schedule:
@@ -48,7 +24,7 @@ def cosine(log_snr_min: ArrayLike = -10.0, log_snr_max: ArrayLike = 10.0) -> Sch
         t=lambda log_snr: 2 / jnp.pi * jnp.arctan(jnp.exp(-0.5 * log_snr)),
         alpha_sigma=variance_preserving,
     )
-    return between(uncut, log_snr_min, log_snr_max)
+    return truncated(uncut, log_snr_min, log_snr_max)
 
 
 def linear_beta(beta_min: ArrayLike = 0.1, beta_max: ArrayLike = 20.0, log_snr_max: ArrayLike = 10.0) -> Schedule:
@@ -65,7 +41,7 @@ def linear_beta(beta_min: ArrayLike = 0.1, beta_max: ArrayLike = 20.0, log_snr_m
         b = softplus(-log_snr)
         return 2 * b / (beta_min + jnp.sqrt(beta_min**2 + 2 * (beta_max - beta_min) * b))
 
-    return between(Schedule(log_snr, t, variance_preserving), log_snr(1.0), log_snr_max)
+    return truncated(Schedule(log_snr, t, variance_preserving), log_snr(1.0), log_snr_max)
 
 
 def sigmoid(
@@ -90,7 +66,7 @@ def sigmoid(
         t=lambda log_snr: (jnp.logaddexp(log_snr - offset, w) - jnp.logaddexp(log_snr - offset, -w)) / (2 * w),
         alpha_sigma=variance_preserving,
     )
-    return between(uncut, log_snr_min, log_snr_max)
+    return truncated(uncut, log_snr_min, log_snr_max)
 
 
 def rectified_flow(log_snr_min: ArrayLike = -10.0, log_snr_max: ArrayLike = 10.0) -> Schedule:
@@ -100,7 +76,7 @@ def rectified_flow(log_snr_min: ArrayLike = -10.0, log_snr_max: ArrayLike = 10.0
         t=lambda log_snr: logistic(-0.5 * log_snr),
         alpha_sigma=straight_line,
     )
-    return between(uncut, log_snr_min, log_snr_max)
+    return truncated(uncut, log_snr_min, log_snr_max)
 
 
 def edm(sigma_min: ArrayLike = 0.002, sigma_max: ArrayLike = 80.0, rho: ArrayLike = 7.0) -> Schedule:
@@ -126,25 +102,46 @@ def geometric(sigma_min: ArrayLike = 0.002, sigma_max: ArrayLike = 80.0) -> Sche
     )
 
 
-def between(schedule: Schedule, log_snr_min: ArrayLike, log_snr_max: ArrayLike) -> Schedule:
-    """The stretch of a schedule between two levels, run through from t = 0 to t = 1."""
-    first, last = schedule.t(log_snr_max), schedule.t(log_snr_min)
-    return schedule._replace(
-        log_snr=lambda t: schedule.log_snr(first + t * (last - first)),
-        t=lambda log_snr: (schedule.t(log_snr) - first) / (last - first),
-    )
+def scaled_linear(beta_min: ArrayLike = 0.85, beta_max: ArrayLike = 12.0, log_snr_max: ArrayLike = 10.0) -> Schedule:
+    """sqrt(beta) linear in t: Stable Diffusion's betas in continuous time, alpha_t^2 = exp(-B), B the integral of beta.
 
-
-def shifted(schedule: Schedule, shift: ArrayLike) -> Schedule:
-    """Every sigma times `shift`: the same noise for a larger picture, whose neighboring pixels hide less of it.
-
-    A picture of side d has the shift d / 64 in simple diffusion (Hoogeboom et al. 2023). Stable Diffusion 3 maps the
-    time of a rectified flow to shift t / (1 + (shift - 1) t), which is the same.
+    Its 1,000 betas go from 0.00085 to 0.012, which times 1,000 are the defaults; `from_betas` is the table itself.
+    The levels end at log_snr -5.3, so pictures of pure noise are never trained on (Lin et al. 2024).
     """
-    change = 2 * jnp.log(shift)
-    return schedule._replace(
-        log_snr=lambda t: schedule.log_snr(t) - change, t=lambda log_snr: schedule.t(log_snr + change)
-    )
+    low, high = jnp.sqrt(beta_min), jnp.sqrt(beta_max)
+
+    def log_snr(t):
+        b = ((low + (high - low) * t) ** 3 - low**3) / (3 * (high - low))
+        return -b - jnp.log(-jnp.expm1(-b))
+
+    def t(log_snr):
+        return (jnp.cbrt(low**3 + 3 * (high - low) * softplus(-log_snr)) - low) / (high - low)
+
+    return truncated(Schedule(log_snr, t, variance_preserving), log_snr(1.0), log_snr_max)
+
+
+def log_linear(log_snr_min: ArrayLike = -10.0, log_snr_max: ArrayLike = 10.0) -> Schedule:
+    """log_snr linear in t, variance-preserving: every level of noise takes as much time as any other (VDM's start)."""
+    return geometric(jnp.exp(-0.5 * log_snr_max), jnp.exp(-0.5 * log_snr_min))._replace(alpha_sigma=variance_preserving)
+
+
+def laplace(
+    mean: ArrayLike = 0.0, scale: ArrayLike = 0.5, log_snr_min: ArrayLike = -10.0, log_snr_max: ArrayLike = 10.0
+) -> Schedule:
+    """log_snr with a Laplace density around `mean` when t is uniform, cut to a range (Hang et al. 2024).
+
+    log_snr = mean - scale sgn(1/2 - t) log(1 - 2 |t - 1/2|).
+    """
+
+    def log_snr(t):
+        side = jnp.where(t < 0.5, 1.0, -1.0)
+        return mean - side * scale * jnp.log(1 - 2 * jnp.abs(t - 0.5))
+
+    def t(log_snr):
+        tail = 0.5 * jnp.exp(-jnp.abs(log_snr - mean) / scale)
+        return jnp.where(log_snr > mean, tail, 1 - tail)
+
+    return truncated(Schedule(log_snr, t, variance_preserving), log_snr_min, log_snr_max)
 
 
 def _log_sinh(x):
