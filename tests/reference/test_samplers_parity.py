@@ -21,7 +21,10 @@ from diffusers.schedulers import scheduling_ddim, scheduling_ddpm, scheduling_dp
 from diffusion_jax.diffusion import keys, oracle, samplers
 from diffusion_jax.types import Cond
 
-pytestmark = pytest.mark.reference
+pytestmark = [
+    pytest.mark.reference,
+    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),  # of tensors among numpy's functions: theirs
+]
 BATCH, SHAPE = 3, (2, 2, 1)
 BETAS = dict(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
 MULTISTEP = BETAS | dict(use_karras_sigmas=True, lower_order_final=False)

@@ -181,7 +181,7 @@ def _line(sigmas: Sigmas, share: Float[Array, " n"], size: Float[Array, " n"]) -
     return jnp.stack([share + change, -change], axis=1)
 
 
-def _with_line(table: Weights, line: Weights, last: bool) -> Weights:
+def _with_line(table: Weights, line: Float[Array, "n 2"], last: bool) -> Weights:
     """The table with the line's weights in the row of two values to look back on, and if `last` in all after it."""
     if table.shape[1] < 2:
         return table
