@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +14,7 @@ from diffusion_jax.diffusion import grids, guidance, keys, oracle, samplers
 from diffusion_jax.diffusion import parameterization as p
 from diffusion_jax.diffusion import schedules as s
 from diffusion_jax.diffusion.denoiser import denoiser
+from diffusion_jax.diffusion.samplers.adaptive import adaptive
 
 LOW, HIGH = 0.05, 20.0
 
@@ -83,16 +83,6 @@ def noise(batch, high=HIGH):
     return high * jnp.asarray(np.random.default_rng(0).normal(size=(batch, 2, 2, 1)))
 
 
-def solution(denoise, x, low, high, cond):
-    """D at sigma = low of the exact solution of the ODE in log(sigma), to 1e-12."""
-    slope = diffrax.ODETerm(lambda level, x, _: x - denoise(x, jnp.exp(level), cond))
-    exact = diffrax.PIDController(rtol=1e-12, atol=1e-12)
-    found = diffrax.diffeqsolve(
-        slope, diffrax.Dopri8(), jnp.log(high), jnp.log(low), -0.01, x, stepsize_controller=exact, max_steps=10_000
-    )
-    return denoise(found.ys[0], low, cond)
-
-
 @pytest.fixture(scope="module")
 def solved():
     """What is solved exactly, once for all samplers."""
@@ -105,13 +95,22 @@ def test_the_order_of_convergence(name, grid, solved, text, some_keys, x64):
     row, denoise, cond, given = TABLE[name], mixture(), text(3), some_keys(3)
     high = 80.0  # where the estimate hardly moves: the first steps, of lower order, then do not count
     if not solved:
-        solved["x"] = jax.jit(partial(solution, denoise))(noise(3, high), jnp.asarray(LOW), jnp.asarray(high), cond)
-    run, steps = jax.jit(partial(row.sampler, denoise)), [96, 192]
+        solve = jax.jit(partial(adaptive, denoise, tolerance=1e-12))
+        solved["x"] = solve(noise(3, high), jnp.array([high, LOW]), cond)
+    run, steps = jax.jit(partial(row.sampler, denoise)), [192, 384]
     errors = [
         float(jnp.abs(run(noise(3, high), grid(n + 1, LOW, high), cond, given) - solved["x"]).max()) for n in steps
     ]
     slope = np.log2(errors[0] / errors[1])
     assert abs(slope - row.order) < 0.2, (slope, errors)
+
+
+def test_the_truth_is_the_exact_solution(text, x64):
+    high, low = jnp.array(HIGH), jnp.array(LOW)
+    start = noise(3)
+    found = jax.jit(partial(adaptive, oracle.gaussian(mean(), std())))(start, jnp.stack([high, low]), text(3))
+    exact = oracle.gaussian_flow(mean(), std(), start, high, low)
+    np.testing.assert_allclose(found, oracle.gaussian(mean(), std())(exact, low, text(3)), rtol=1e-8)
 
 
 @every_row

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from diffusion_jax.diffusion.keys import folded, for_purpose, normal
 from diffusion_jax.types import Cond, Image, Keys, Sampler, Sigmas
@@ -49,7 +49,7 @@ def following(sigmas: Sigmas) -> Sigmas:
     return jnp.concatenate([sigmas[1:], sigmas[-1:]])
 
 
-def thinned(result: Result, trace: bool, keep: slice) -> Result:
+def thinned(result: Result, trace: bool, keep: slice | Int[Array, " n"]) -> Result:
     """The result with the visits in `keep` alone in its trace."""
     return (result[0], jax.tree.map(lambda path: path[keep], result[1])) if trace else result
 

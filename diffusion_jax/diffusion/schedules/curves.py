@@ -130,18 +130,28 @@ def laplace(
 ) -> Schedule:
     """log_snr with a Laplace density around `mean` when t is uniform, cut to a range (Hang et al. 2024).
 
-    log_snr = mean - scale sgn(1/2 - t) log(1 - 2 |t - 1/2|).
+    Uncut, log_snr = mean - scale sgn(1/2 - t) log(1 - 2 |t - 1/2|). Both tails are kept as such, since next to 1 float32
+    knows none.
     """
 
+    def above(level):  # the share of the density over a level
+        tail = 0.5 * jnp.exp(-jnp.abs(level - mean) / scale)
+        return jnp.where(level > mean, tail, 1 - tail)
+
+    def below(level):
+        return above(2 * mean - level)
+
+    first, last = above(jnp.asarray(log_snr_max)), below(jnp.asarray(log_snr_min))
+    kept = 1 - first - last
+
     def log_snr(t):
-        side = jnp.where(t < 0.5, 1.0, -1.0)
-        return mean - side * scale * jnp.log(1 - 2 * jnp.abs(t - 0.5))
+        over, under = first + t * kept, last + (1 - t) * kept
+        return mean + scale * jnp.where(over < under, -jnp.log(2 * over), jnp.log(2 * under))
 
     def t(log_snr):
-        tail = 0.5 * jnp.exp(-jnp.abs(log_snr - mean) / scale)
-        return jnp.where(log_snr > mean, tail, 1 - tail)
+        return jnp.where(log_snr > mean, (above(log_snr) - first) / kept, 1 - (below(log_snr) - last) / kept)
 
-    return truncated(Schedule(log_snr, t, variance_preserving), log_snr_min, log_snr_max)
+    return Schedule(log_snr, t, variance_preserving)
 
 
 def _log_sinh(x):
