@@ -130,8 +130,8 @@ def laplace(
 ) -> Schedule:
     """log_snr with a Laplace density around `mean` when t is uniform, cut to a range (Hang et al. 2024).
 
-    Uncut, log_snr = mean - scale sgn(1/2 - t) log(1 - 2 |t - 1/2|). Both tails are kept as such, since next to 1 float32
-    knows none.
+    Uncut, log_snr = mean - scale sgn(1/2 - t) log(1 - 2 |t - 1/2|). Both tails are kept as such: float32 knows none
+    next to 1.
     """
 
     def above(level):  # the share of the density over a level
