@@ -49,10 +49,11 @@ class Experiment(NamedTuple):
 def build(config: ConfigDict) -> Experiment:
     """Put the parts together that a config names. Raises ValueError, naming the entry, where one does not fit."""
     part = partial(named_part, config)
-    schedule = part("schedule", schedules)()
+    schedule = part("schedule", schedules, inner=INNER)()
     if not isinstance(schedule, schedules.Schedule):
         raise ValueError(f"config.schedule: {config.schedule.name} makes no schedule; cosine, for one, does")
     parameterize = part("parameterization", parameterization, given=2)
+    weigh = part("weighting", weighting, given=1, named=("schedule",), inner=INNER)
     words = text.jointly_trained(part("tokenizer", tokenizers)(), part("text_encoder", models)())
     unet = part("denoiser", models)()
     shape = (config.resolution, config.resolution, 3)
@@ -82,7 +83,7 @@ def build(config: ConfigDict) -> Experiment:
         schedule=schedule,
         parameterization=parameterize,
         noise_levels=part("noise_levels", noise_levels, given=2),
-        weighting=part("weighting", weighting, given=1),
+        weighting=partial(weigh, **entries.accepted(weigh, schedule=schedule)),
     )
 
     def batch_loss(params: Params, batch: dict, keys):
@@ -107,14 +108,23 @@ def build(config: ConfigDict) -> Experiment:
     )
 
 
-def named_part(config: ConfigDict, entry: str, home, given: int = 0, named: Sequence[str] = ()) -> Callable:
+def named_part(config: ConfigDict, entry: str, home, given: int = 0, named: Sequence[str] = (), inner=None) -> Callable:
     """One entry of a config as a function, with errors that say which entry they are about; see `config.bind`."""
     if not isinstance(config.get(entry), ConfigDict):
         raise ValueError(f"config.{entry} is {config.get(entry)!r}: write dict(name=..., **arguments)")
     try:
-        return entries.bind(config[entry], home, given, named)
+        return entries.bind(config[entry], home, given, named, inner or {})
     except ValueError as error:
         raise ValueError(f"config.{entry}: {error}") from error
+
+
+def _schedule_of(entry: ConfigDict) -> schedules.Schedule:
+    return entries.bind(entry, schedules, inner=INNER)()
+
+
+# Arguments that are entries themselves: a schedule made of schedules, a weighting made of one.
+INNER = dict.fromkeys(("schedule", "first", "second"), _schedule_of)
+INNER["weighting"] = lambda entry: entries.bind(entry, weighting, given=1, inner=INNER)
 
 
 def source(config: ConfigDict, split: str, data_dir: str) -> examples.Source:
@@ -134,7 +144,7 @@ def sampler(experiment: Experiment, sampling: ConfigDict) -> tuple[Callable, Cal
         raise ValueError(f"config.sampling: {sampling.sigma_min=} must be positive and below {sampling.sigma_max=}")
     take = named_part(sampling, "sampler", samplers, given=5)
     n = samplers.steps_for(take, sampling.nfe)
-    make_grid = named_part(sampling, "grid", grids, given=3, named=("schedule",))
+    make_grid = named_part(sampling, "grid", grids, given=3, named=("schedule",), inner=INNER)
 
     def grid():
         schedule = entries.accepted(make_grid, schedule=experiment.schedule)

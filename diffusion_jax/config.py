@@ -10,7 +10,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 
 from ml_collections import ConfigDict
 
@@ -45,14 +45,24 @@ def public_names(home: ModuleType) -> list[str]:
     )
 
 
-def bind(entry: Mapping | ConfigDict, home: ModuleType, given: int = 0, named: Sequence[str] = ()) -> Callable:
+def bind(
+    entry: Mapping | ConfigDict,
+    home: ModuleType,
+    given: int = 0,
+    named: Sequence[str] = (),
+    inner: Mapping[str, Callable] = MappingProxyType({}),
+) -> Callable:
     """The named function with the entry's arguments bound.
 
-    When it is called, `given` more come by position, and those that `named` lists by name if it has them.
+    When it is called, `given` more come by position, and those that `named` lists by name if it has them. An argument
+    may be an entry itself, such as the schedule that another one shifts: inner["schedule"] makes its value of it.
     Raises ValueError for an entry without a name, an unknown name, an argument that the function does not take or that
     it misses, or a function that cannot be called in that way at all.
     """
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    for key in arguments.keys() & inner.keys():
+        if isinstance(arguments[key], Mapping | ConfigDict):
+            arguments[key] = inner[key](arguments[key])
     name = arguments.pop("name", None)
     if not isinstance(name, str):
         raise ValueError(f"a config entry for {home.__name__} needs a name, but holds {dict(arguments)}")
@@ -64,15 +74,16 @@ def bind(entry: Mapping | ConfigDict, home: ModuleType, given: int = 0, named: S
             hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(signature.parameters) or 'none'}"
             raise ValueError(f"{name} takes no argument {key!r}: {hint}")
     try:
-        signature.bind(*[None] * given, **arguments, **accepted(function, **dict.fromkeys(named)))
+        signature.bind(*[None] * given, **accepted(function, **dict.fromkeys(named)) | arguments)
     except TypeError as error:
         raise ValueError(f"{name} does not fit here ({error}): it is {name}{signature}") from error
     return partial(function, **arguments)
 
 
 def accepted(function: Callable, **arguments) -> dict:
-    """Those of the arguments which a function has a parameter for: some of a home's functions need them, some not."""
-    return {name: value for name, value in arguments.items() if name in inspect.signature(function).parameters}
+    """Those of the arguments which a function has a parameter for, unless a config gave that: see `bind`."""
+    taken = inspect.signature(function).parameters.keys() - getattr(function, "keywords", {}).keys()
+    return {name: value for name, value in arguments.items() if name in taken}
 
 
 def as_json(config: ConfigDict) -> dict:

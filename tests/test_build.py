@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from diffusion_jax import build, dry_run, run
+from diffusion_jax.diffusion import grids, schedules
 from diffusion_jax.training import parallel, step
 
 
@@ -103,6 +104,25 @@ def test_numbers_of_a_sampler(config):
     assert (len(sigmas), *sigmas[[0, -1]]) == (4, pytest.approx(80), pytest.approx(0.02))
     config.sampling.update(dict(sampler=ConfigDict(dict(name="heun")), nfe=5, grid=ConfigDict(dict(name="uniform_t"))))
     assert len(build.sampler(build.build(config), config.sampling)[0]()) == 3
+
+
+def test_entries_within_entries(config):
+    """A schedule of schedules, a weighting of a weighting, a grid with a schedule of its own."""
+    flow, cosine = dict(name="rectified_flow"), dict(name="cosine")
+    config.schedule = ConfigDict(
+        dict(name="shifted", shift=2.0, schedule=dict(name="interpolated", first=flow, second=cosine, share=0.25))
+    )
+    config.weighting = ConfigDict(dict(name="per_log_snr", weighting=dict(name="sigmoid", bias=1.0)))
+    config.sampling.grid = ConfigDict(dict(name="uniform_t", schedule=cosine))
+    experiment, half = build.build(config), jnp.asarray(0.5)
+    mixed = 0.75 * schedules.rectified_flow().log_snr(half) + 0.25 * schedules.cosine().log_snr(half)
+    np.testing.assert_allclose(experiment.schedule.log_snr(half), mixed - 2 * np.log(2), atol=1e-5)
+    middle = build.sampler(experiment, config.sampling)[0]()[1]
+    ends = config.sampling.sigma_min, config.sampling.sigma_max
+    np.testing.assert_allclose(middle, grids.uniform_t(4, *ends, schedules.cosine())[1], rtol=1e-5)
+    raw = config.to_dict() | {"schedule": dict(name="shifted", shift=2.0, schedule=dict(name="cosin"))}
+    with pytest.raises(ValueError, match=r"config.schedule: .*did you mean cosine"):
+        build.build(ConfigDict(raw))
 
 
 @pytest.mark.parametrize(

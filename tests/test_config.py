@@ -69,7 +69,12 @@ def test_lists_become_tuples_since_modules_are_hashed():
         (dict(name="karras", qqq=1.0), grids, 3, "karras takes no argument 'qqq': it takes n, sigma_min"),
         (dict(name="shifted", shift=1.0), schedules, 0, "shifted does not fit here .*missing .*'schedule'"),
         (dict(name="target"), parameterization, 2, "target does not fit here"),
-        (dict(name="steps_for"), samplers, 5, "steps_for does not fit here .*too many positional"),
+        (
+            dict(name="diffusion_jax.diffusion.samplers:steps_for"),
+            samplers,
+            5,
+            "steps_for does not fit here .*too many positional",
+        ),
         (dict(name="karras", n=3), grids, 3, "karras does not fit here .*multiple values for argument 'n'"),
         (dict(name="UNet", channels=8), models, 0, "UNet does not fit here .*'multipliers'"),
     ],
