@@ -46,14 +46,19 @@ class Experiment(NamedTuple):
     picture_shape: tuple[int, int, int]
 
 
+class Objective(NamedTuple):
+    """What a network is trained to do: the arguments of `diffusion_loss`."""
+
+    schedule: schedules.Schedule
+    parameterization: Callable
+    noise_levels: Callable
+    weighting: Callable
+
+
 def build(config: ConfigDict) -> Experiment:
     """Put the parts together that a config names. Raises ValueError, naming the entry, where one does not fit."""
     part = partial(named_part, config)
-    schedule = part("schedule", schedules, inner=INNER)()
-    if not isinstance(schedule, schedules.Schedule):
-        raise ValueError(f"config.schedule: {config.schedule.name} makes no schedule; cosine, for one, does")
-    parameterize = part("parameterization", parameterization, given=2)
-    weigh = part("weighting", weighting, given=1, named=("schedule",), inner=INNER)
+    aim = objective(config)
     words = text.jointly_trained(part("tokenizer", tokenizers)(), part("text_encoder", models)())
     unet = part("denoiser", models)()
     shape = (config.resolution, config.resolution, 3)
@@ -69,7 +74,7 @@ def build(config: ConfigDict) -> Experiment:
             variables = {"params": params["denoiser"]}
             return unet.apply(variables, x_t, log_snr, cond, deterministic=dropout_key is None, rngs=rngs)
 
-        return denoiser.unit_variance(predict, schedule.alpha_sigma)
+        return denoiser.unit_variance(predict, aim.schedule.alpha_sigma)
 
     def init(key) -> Params:
         text_key, key = jax.random.split(key)
@@ -78,14 +83,6 @@ def build(config: ConfigDict) -> Experiment:
         x_t = jnp.zeros((1, *shape))
         return params | {"denoiser": unet.init(key, x_t, jnp.zeros(1), cond)["params"]}
 
-    objective = partial(
-        loss.diffusion_loss,
-        schedule=schedule,
-        parameterization=parameterize,
-        noise_levels=part("noise_levels", noise_levels, given=2),
-        weighting=partial(weigh, **entries.accepted(weigh, schedule=schedule)),
-    )
-
     def batch_loss(params: Params, batch: dict, keys):
         x_0 = batch["image"].astype(jnp.float32) / 127.5 - 1
         # A dropped caption is the empty one. Dropped before it is encoded, it costs nothing; one more row for the empty
@@ -93,7 +90,8 @@ def build(config: ConfigDict) -> Experiment:
         captions = Cond(batch["tokens"], batch["mask"])
         tokens, mask = guidance.drop(captions, Cond(*null), config.caption_dropout, keys)
         cond = encode(params, tokens, mask, random_keys.for_purpose(keys, "text dropout")[0])
-        return objective(network(params, random_keys.for_purpose(keys, "dropout")[0]), x_0, cond, keys)
+        predict = network(params, random_keys.for_purpose(keys, "dropout")[0])
+        return loss.diffusion_loss(predict, x_0, cond, keys, **aim._asdict())
 
     return Experiment(
         text=words,
@@ -102,9 +100,24 @@ def build(config: ConfigDict) -> Experiment:
         network=network,
         loss=batch_loss,
         optimizer=part("optimizer", optimizer)(),
-        schedule=schedule,
-        parameterization=parameterize,
+        schedule=aim.schedule,
+        parameterization=aim.parameterization,
         picture_shape=shape,
+    )
+
+
+def objective(config: ConfigDict) -> Objective:
+    """What of a config is the training objective. Raises ValueError, naming the entry, where one does not fit."""
+    part = partial(named_part, config)
+    schedule = part("schedule", schedules, inner=INNER)()
+    if not isinstance(schedule, schedules.Schedule):
+        raise ValueError(f"config.schedule: {config.schedule.name} makes no schedule; cosine, for one, does")
+    weigh = part("weighting", weighting, given=1, named=("schedule",), inner=INNER)
+    return Objective(
+        schedule=schedule,
+        parameterization=part("parameterization", parameterization, given=2),
+        noise_levels=part("noise_levels", noise_levels, given=2),
+        weighting=partial(weigh, **entries.accepted(weigh, schedule=schedule)),
     )
 
 
@@ -140,15 +153,8 @@ def sampler(experiment: Experiment, sampling: ConfigDict) -> tuple[Callable, Cal
     (pictures, xs, estimates), where text and null_text are (tokens, mask), and xs and estimates hold the trajectory, of
     shape (levels, batch, height, width, channel). Guidance scale and sigmas are arrays: changing them compiles nothing.
     """
-    if not 0 < sampling.sigma_min < sampling.sigma_max < float("inf"):
-        raise ValueError(f"config.sampling: {sampling.sigma_min=} must be positive and below {sampling.sigma_max=}")
     take = named_part(sampling, "sampler", samplers, given=5)
-    n = samplers.steps_for(take, sampling.nfe)
-    make_grid = named_part(sampling, "grid", grids, given=3, named=("schedule",), inner=INNER)
-
-    def grid():
-        schedule = entries.accepted(make_grid, schedule=experiment.schedule)
-        return make_grid(n, sampling.sigma_min, sampling.sigma_max, **schedule)
+    grid = levels(sampling, experiment.schedule)
 
     def draw(params, text, null_text, keys, sigmas, scale):
         cond, null_cond = experiment.encode(params, *text), experiment.encode(params, *null_text)
@@ -161,6 +167,15 @@ def sampler(experiment: Experiment, sampling: ConfigDict) -> tuple[Callable, Cal
         return pictures, *trajectory
 
     return grid, draw
+
+
+def levels(sampling: ConfigDict, schedule: schedules.Schedule) -> Callable:
+    """() -> the sigmas of a config's `sampling` entry, as many as nfe network calls allow."""
+    if not 0 < sampling.sigma_min < sampling.sigma_max < float("inf"):
+        raise ValueError(f"config.sampling: {sampling.sigma_min=} must be positive and below {sampling.sigma_max=}")
+    n = samplers.steps_for(named_part(sampling, "sampler", samplers, given=5), sampling.nfe)
+    make = named_part(sampling, "grid", grids, given=3, named=("schedule",), inner=INNER)
+    return partial(make, n, sampling.sigma_min, sampling.sigma_max, **entries.accepted(make, schedule=schedule))
 
 
 def batches(config: ConfigDict, experiment: Experiment, data_dir: str):
