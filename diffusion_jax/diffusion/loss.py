@@ -23,13 +23,20 @@ def diffusion_loss(
 ) -> tuple[Scalar, dict[str, Scalar]]:
     """The mean over the batch of weight times squared error in eps, and what is worth logging of it.
 
-    Each example draws its level and its noise from its own key.
+    Each example draws its level and its noise from its own key. Where the law of the levels returns weights, errors
+    are multiplied by them in the metrics as well: what is logged then means what it means for uniform levels.
     """
-    log_snr = noise_levels(for_purpose(keys, "level"), schedule)
+    log_snr, weight = drawn(noise_levels, for_purpose(keys, "level"), schedule)
     eps = normal(for_purpose(keys, "noise"), x_0.shape[1:], log_snr.dtype)
-    error = eps_error(network, x_0, eps, log_snr, cond, schedule=schedule, parameterization=parameterization)
+    error = weight * eps_error(network, x_0, eps, log_snr, cond, schedule=schedule, parameterization=parameterization)
     loss = jnp.mean(weighting(log_snr) * error)
     return loss, {"loss": loss, "eps_error": jnp.mean(error)}
+
+
+def drawn(noise_levels: Callable, keys: Keys, schedule: Schedule) -> tuple[LogSnr, LogSnr]:
+    """The levels of a law and their weights, which are 1 if it returns none."""
+    levels = noise_levels(keys, schedule)
+    return levels if isinstance(levels, tuple) else (levels, jnp.ones_like(levels))
 
 
 def eps_error(
