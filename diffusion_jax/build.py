@@ -57,6 +57,7 @@ def build(config: ConfigDict) -> Experiment:
     unet = part("denoiser", models)()
     shape = (config.resolution, config.resolution, 3)
     null = tuple(map(jnp.asarray, words.tokenize([""])))
+    weigh = part("weighting", weighting, given=1, named=("schedule",))
 
     def encode(params: Params, tokens, mask, dropout_key=None) -> Cond:
         return words.encode(params["text_encoder"], tokens, mask, dropout_key)
@@ -82,7 +83,7 @@ def build(config: ConfigDict) -> Experiment:
         schedule=schedule,
         parameterization=parameterize,
         noise_levels=part("noise_levels", noise_levels, given=2),
-        weighting=part("weighting", weighting, given=1),
+        weighting=partial(weigh, **entries.accepted(weigh, schedule=schedule)),
     )
 
     def batch_loss(params: Params, batch: dict, keys):

@@ -1,7 +1,7 @@
 """Which grid is best for this network and this sampler? Descent along the gradient of the sampler's error.
 
 The levels stay in order and between their ends, since what is learned is the share of the whole fall of log(sigma)
-from each to the next. Watson et al. (2022, DDSS) learn a sampler by its gradient as well, but from statistics of its pictures.
+from each to the next. Watson et al. (2022, DDSS) learn a sampler by gradients as well, but from statistics of pictures.
 """
 
 import jax
@@ -55,5 +55,7 @@ def optimize(
         return (logits, best, least), found
 
     start = jnp.log(-jnp.diff(levels))
-    (_, best, _), errors = jax.lax.scan(step, (start, start, jnp.full((), jnp.inf, levels.dtype)), jnp.arange(steps, dtype=levels.dtype))
+    (_, best, _), errors = jax.lax.scan(
+        step, (start, start, jnp.full((), jnp.inf, levels.dtype)), jnp.arange(steps, dtype=levels.dtype)
+    )
     return grid(best), errors

@@ -67,14 +67,12 @@ def leading(
     """
     _check(n)
     chosen = np.arange(n)[::-1] * (steps // n) + offset
-    if n > steps or chosen[0] >= steps:
+    if n > steps or offset < 0 or chosen[0] >= steps:
         raise ValueError(f"{n} levels from step {offset} on do not fit into {steps} steps")
     return _in_time(jnp.asarray(chosen / (steps - 1), float), sigma_min, sigma_max, schedule)
 
 
-def trailing(
-    n: int, sigma_min: ArrayLike, sigma_max: ArrayLike, schedule: Schedule, steps: int = 1000
-) -> Sigmas:
+def trailing(n: int, sigma_min: ArrayLike, sigma_max: ArrayLike, schedule: Schedule, steps: int = 1000) -> Sigmas:
     """Every (steps / n)-th of the steps 0 ... steps - 1, counted down from the last and rounded (Lin et al. 2024).
 
     It ends above sigma_min, at step steps / n - 1. steps is static. Raises ValueError for n > steps.

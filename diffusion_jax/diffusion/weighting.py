@@ -5,8 +5,9 @@ A paper that weighs another error is brought to this one by
 
     |error in eps|^2 = SNR |error in x_0|^2 = SNR / (1 + SNR) |error in v|^2    (v of a variance-preserving schedule)
 
-so a weight w on the error in x_0 is w / SNR here, and the plain loss on v is `edm` with sigma_data = 1. It multiplies whatever density `noise_levels` gives the levels;
-a paper that states its weight for uniform log_snr instead needs `per_log_snr`.
+so a weight w on the error in x_0 is w / SNR here, and `edm` with sigma_data = 1 is the plain loss on v. It multiplies
+whatever density `noise_levels` gives the levels; a paper that states its weight for uniform log_snr instead needs
+`per_log_snr`.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid as logistic
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from diffusion_jax.diffusion.schedules import Schedule
 from diffusion_jax.types import LogSnr
@@ -102,7 +104,9 @@ def elbo(log_snr: LogSnr, schedule: Schedule) -> LogSnr:
     return 0.5 * per_log_snr(log_snr, constant, schedule)
 
 
-def with_uncertainty(weighted_error: LogSnr, log_variance: LogSnr) -> LogSnr:
+def with_uncertainty(
+    weighted_error: Float[Array, "*shape"], log_variance: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
     """error / exp(u) + u with u = log_variance: each level counts by how little is left to learn of it.
 
     For a level's own u the least loss is at u = log(error), and there every level pulls alike on the network; the value

@@ -109,6 +109,7 @@ def test_the_steps_of_a_table_that_are_chosen(grid, n, steps):
     [
         (partial(g.leading, schedule=s.cosine(), steps=10), "11 levels from step 0 on do not fit into 10 steps"),
         (partial(g.leading, schedule=s.cosine(), steps=11, offset=1), "from step 1 on do not fit into 11"),
+        (partial(g.leading, schedule=s.cosine(), offset=-1), "from step -1 on do not fit"),
         (partial(g.trailing, schedule=s.cosine(), steps=10), "11 levels do not fit into 10 steps"),
         (partial(g.align_your_steps, model="sd3"), "levels for sd15, sdxl, svd, not for 'sd3'"),
         (partial(g.fixed, sigmas=(3, 2, 1)), r"stops at 11 level\(s\), but the grid has 3"),

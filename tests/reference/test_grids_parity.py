@@ -34,7 +34,10 @@ ROWS = {  # the scheduler with its settings, and our grid
     "leading, offset": (partial(DDIM, timestep_spacing="leading", steps_offset=1), on_table(g.leading, offset=1)),
     "trailing, euler": (partial(EULER, timestep_spacing="trailing"), on_table(g.trailing)),
     "karras": (partial(SOLVER, use_karras_sigmas=True), lambda n, low, high, _: g.karras(n, low, high)),
-    "exponential": (partial(SOLVER, use_exponential_sigmas=True), lambda n, low, high, _: g.uniform_log_snr(n, low, high)),
+    "exponential": (
+        partial(SOLVER, use_exponential_sigmas=True),
+        lambda n, low, high, _: g.uniform_log_snr(n, low, high),
+    ),
     "beta": (
         partial(SOLVER, use_beta_sigmas=True),
         lambda n, low, high, _: g.beta(n, low, high, s.edm(low, high, 1.0)),  # theirs are quantiles in sigma
