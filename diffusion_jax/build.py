@@ -63,6 +63,7 @@ def build(config: ConfigDict) -> Experiment:
     unet = part("denoiser", models)()
     shape = (config.resolution, config.resolution, 3)
     null = tuple(map(jnp.asarray, words.tokenize([""])))
+    weigh = part("weighting", weighting, given=1, named=("schedule",))
 
     def encode(params: Params, tokens, mask, dropout_key=None) -> Cond:
         return words.encode(params["text_encoder"], tokens, mask, dropout_key)

@@ -125,6 +125,18 @@ def test_entries_within_entries(config):
         build.build(ConfigDict(raw))
 
 
+def test_a_weighting_that_needs_the_schedule_is_given_it(config):
+    """On levels that are even in log_snr, from -10 to 10, the weight of the ELBO is 10."""
+    config.schedule = dict(name="log_linear")
+    config.weighting = dict(name="elbo")
+    experiment = build.build(config)
+    params = jax.jit(experiment.init)(jax.random.key(0))
+    loss, metrics = jax.jit(experiment.loss)(
+        params, batch_of(experiment, ["red"] * 2), jax.random.split(jax.random.key(1))
+    )
+    np.testing.assert_allclose(loss, 10 * metrics["eps_error"], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("entry", "value", "line"),
     [

@@ -5,8 +5,9 @@ A paper that weighs another error is brought to this one by
 
     |error in eps|^2 = SNR |error in x_0|^2 = SNR / (1 + SNR) |error in v|^2    (v of a variance-preserving schedule)
 
-so a weight w on the error in x_0 is w / SNR here. It multiplies whatever density `noise_levels` gives the levels;
-a paper that states its weight for uniform log_snr instead needs `per_log_snr`.
+so a weight w on the error in x_0 is w / SNR here, and `edm` with sigma_data = 1 is the plain loss on v. It multiplies
+whatever density `noise_levels` gives the levels; a paper that states its weight for uniform log_snr instead needs
+`per_log_snr`.
 """
 
 from collections.abc import Callable
@@ -15,19 +16,47 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid as logistic
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from diffusion_jax.diffusion.schedules import Schedule
 from diffusion_jax.types import LogSnr
 
 
 def constant(log_snr: LogSnr) -> LogSnr:
-    """1: the simple loss of DDPM (Ho et al. 2020)."""
+    """1: the simple loss of DDPM (Ho et al. 2020), and the "SNR weighting" of the error in x_0."""
     return jnp.ones_like(log_snr)
+
+
+def x0_error(log_snr: LogSnr) -> LogSnr:
+    """1 on the error in x_0, so 1 / SNR here: next to nothing but high noise counts."""
+    return jnp.exp(-log_snr)
+
+
+def truncated_snr(log_snr: LogSnr) -> LogSnr:
+    """max(SNR, 1) on the error in x_0 (Salimans and Ho 2022), so max(1, 1 / SNR) here: the larger of both errors."""
+    return jnp.exp(jnp.maximum(0.0, -log_snr))
 
 
 def min_snr(log_snr: LogSnr, gamma: ArrayLike = 5.0) -> LogSnr:
     """min(SNR, gamma) on the error in x_0 (Hang et al. 2023), so min(1, gamma / SNR) here: low noise counts less."""
     return jnp.exp(jnp.minimum(0.0, jnp.log(gamma) - log_snr))
+
+
+def soft_min_snr(log_snr: LogSnr, gamma: ArrayLike = 4.0) -> LogSnr:
+    """SNR gamma / (SNR + gamma) on the error in x_0 (Crowson et al. 2024), `min_snr` without its corner.
+
+    They write 1 / (sigma^2 + sigma_data^2), so gamma = 1 / sigma_data^2. Here it is gamma / (SNR + gamma): `sigmoid`
+    with bias = log(gamma), but without `per_log_snr`.
+    """
+    return logistic(jnp.log(gamma) - log_snr)
+
+
+def p2(log_snr: LogSnr, k: ArrayLike = 1.0, gamma: ArrayLike = 1.0) -> LogSnr:
+    """1 / (k + SNR)^gamma on the error in eps (Choi et al. 2022): low noise, which the eye misses, counts less.
+
+    gamma: 0 is `constant`; they use 0.5 and 1.
+    """
+    return jnp.exp(-gamma * jnp.logaddexp(jnp.log(k), log_snr))
 
 
 def clipped_v(log_snr: LogSnr, gamma: ArrayLike = 5.0) -> LogSnr:
@@ -63,3 +92,25 @@ def per_log_snr(log_snr: LogSnr, weighting: Callable, schedule: Schedule) -> Log
     """
     slope = jax.vmap(jax.grad(schedule.log_snr))(schedule.t(log_snr))
     return -slope * weighting(log_snr)
+
+
+def elbo(log_snr: LogSnr, schedule: Schedule) -> LogSnr:
+    """-1/2 d log_snr / dt: for levels uniform in t, times the values in a picture, the loss is that of VDM in nats.
+
+    This is the diffusion term of their bound on -log p(x_0), in continuous time (Kingma et al. 2021); the two others,
+    of the first and the last level, have nothing to train. For an exact network it is the mutual information of x_0
+    and x_t gained from the last level to the first, whatever lies between.
+    """
+    return 0.5 * per_log_snr(log_snr, constant, schedule)
+
+
+def with_uncertainty(
+    weighted_error: Float[Array, "*shape"], log_variance: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """error / exp(u) + u with u = log_variance: each level counts by how little is left to learn of it.
+
+    For a level's own u the least loss is at u = log(error), and there every level pulls alike on the network; the value
+    is then log(error) + 1, and may be negative (EDM2, Karras et al. 2024). u is learned along with the network, by
+    `models.uncertainty`.
+    """
+    return weighted_error * jnp.exp(-log_variance) + log_variance

@@ -13,6 +13,19 @@ from diffusion_jax.diffusion.loss import diffusion_loss, eps_error
 PREDICTIONS = [p.eps_prediction, p.x0_prediction, p.v_prediction, p.flow_prediction, p.edm_prediction]
 every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS)
 SHAPE = (2, 2, 1)
+WEIGHTINGS = [
+    weighting.constant,
+    weighting.x0_error,
+    weighting.truncated_snr,
+    weighting.min_snr,
+    weighting.soft_min_snr,
+    weighting.p2,
+    weighting.clipped_v,
+    weighting.sigmoid,
+    weighting.edm,
+    partial(weighting.per_log_snr, weighting=weighting.sigmoid, schedule=s.cosine()),
+    partial(weighting.elbo, schedule=s.cosine()),
+]
 
 
 def gaussian():
@@ -77,6 +90,47 @@ def test_loss_and_gradient_are_finite_at_the_extremes(prediction, dtype, text):
     assert values.dtype == jnp.float32
     assert jnp.isfinite(values).all()
     assert (jnp.isfinite(gradients) & (gradients != 0)).all()
+
+
+@every_prediction
+@pytest.mark.parametrize("alpha_sigma", [s.variance_preserving, s.variance_exploding, s.straight_line])
+def test_the_posterior_mean_has_the_least_loss_under_every_weighting(prediction, alpha_sigma, text, x64):
+    """Sixteen examples with the moments of normal data and noise: for a linear denoiser, their mean is the expectation.
+
+    The denoiser is changed by a constant, or by a multiple of x: this way and that, the loss rises by the same amount.
+    """
+    schedule = s.cosine()._replace(alpha_sigma=alpha_sigma)
+    mean, std = jnp.full((1, *SHAPE), 0.3), jnp.full((1, *SHAPE), 0.7)
+    signs = jnp.array([[-1.0, -1.0, 1.0, 1.0], [-1.0, 1.0, -1.0, 1.0]])  # one deviation from the mean, in all pairs
+    data, eps = (jnp.broadcast_to(jnp.tile(sign, 4)[:, None, None, None], (16, *SHAPE)) for sign in signs)
+    x_0, levels = mean + std * data, jnp.repeat(jnp.array([-6.0, -1.0, 1.0, 6.0]), 4)
+
+    def losses(change):
+        exact = oracle.gaussian(mean[0], std[0])
+
+        def denoise(x, sigma, cond):
+            return exact(x, sigma, cond) + change[0] + change[1] * x
+
+        network = oracle.network(denoise, schedule, prediction)
+        run = partial(eps_error, schedule=schedule, parameterization=prediction)
+        error = run(network, x_0, eps, levels, text(16))
+        return jnp.stack([jnp.mean((weight(levels) * error).reshape(4, 4), axis=1) for weight in WEIGHTINGS])
+
+    changes = jnp.array([[0.0, 0.0], [0.1, 0.0], [-0.1, 0.0], [0.0, 0.1], [0.0, -0.1]])
+    least, up, down, more, less = jax.jit(jax.vmap(losses))(changes)
+    assert least.shape == (len(WEIGHTINGS), 4)
+    for one, other in ((up, down), (more, less)):
+        assert (one > least * (1 + 1e-6)).all()
+        np.testing.assert_allclose(one - least, other - least, rtol=1e-6)
+
+
+def test_the_weights_of_a_law_multiply_the_error(some_keys, text):
+    zero = lambda x_t, log_snr, cond: jnp.zeros_like(x_t)  # noqa: E731
+    run = partial(loss_of, zero, pictures(4), text(4), some_keys(4), s.cosine(), p.eps_prediction)
+    plain = run()
+    thrice = run(levels=lambda keys, schedule: (noise_levels.uniform(keys, schedule), jnp.full(len(keys), 3.0)))
+    np.testing.assert_allclose(thrice[0], 3 * plain[0], rtol=1e-6)
+    np.testing.assert_allclose(thrice[1]["eps_error"], 3 * plain[1]["eps_error"], rtol=1e-6)
 
 
 def test_pictures_in_half_precision_have_a_loss_in_float32(some_keys, text):
