@@ -53,17 +53,18 @@ class Objective(NamedTuple):
     parameterization: Callable
     noise_levels: Callable
     weighting: Callable
+    uncertainty: Callable | None = None  # log_snr -> u, where it is learned
 
 
 def build(config: ConfigDict) -> Experiment:
     """Put the parts together that a config names. Raises ValueError, naming the entry, where one does not fit."""
     part = partial(named_part, config)
     aim = objective(config)
+    unsure = models.Uncertainty(features) if (features := config.get("uncertainty", 0)) else None
     words = text.jointly_trained(part("tokenizer", tokenizers)(), part("text_encoder", models)())
     unet = part("denoiser", models)()
     shape = (config.resolution, config.resolution, 3)
     null = tuple(map(jnp.asarray, words.tokenize([""])))
-    weigh = part("weighting", weighting, given=1, named=("schedule",))
 
     def encode(params: Params, tokens, mask, dropout_key=None) -> Cond:
         return words.encode(params["text_encoder"], tokens, mask, dropout_key)
@@ -82,7 +83,8 @@ def build(config: ConfigDict) -> Experiment:
         params = {"text_encoder": words.init(text_key)}
         cond = encode(params, *null)
         x_t = jnp.zeros((1, *shape))
-        return params | {"denoiser": unet.init(key, x_t, jnp.zeros(1), cond)["params"]}
+        params["denoiser"] = unet.init(key, x_t, jnp.zeros(1), cond)["params"]
+        return params | ({"uncertainty": unsure.init(key, jnp.zeros(1))["params"]} if unsure else {})
 
     def batch_loss(params: Params, batch: dict, keys):
         x_0 = batch["image"].astype(jnp.float32) / 127.5 - 1
@@ -92,7 +94,8 @@ def build(config: ConfigDict) -> Experiment:
         tokens, mask = guidance.drop(captions, Cond(*null), config.caption_dropout, keys)
         cond = encode(params, tokens, mask, random_keys.for_purpose(keys, "text dropout")[0])
         predict = network(params, random_keys.for_purpose(keys, "dropout")[0])
-        return loss.diffusion_loss(predict, x_0, cond, keys, **aim._asdict())
+        learned = partial(unsure.apply, {"params": params["uncertainty"]}) if unsure else None
+        return loss.diffusion_loss(predict, x_0, cond, keys, **_with_uncertainty(aim, learned)._asdict())
 
     return Experiment(
         text=words,
@@ -114,12 +117,23 @@ def objective(config: ConfigDict) -> Objective:
     if not isinstance(schedule, schedules.Schedule):
         raise ValueError(f"config.schedule: {config.schedule.name} makes no schedule; cosine, for one, does")
     weigh = part("weighting", weighting, given=1, named=("schedule",), inner=INNER)
+    law = part("noise_levels", noise_levels, given=2, named=("loss_at",))
+    if entries.accepted(law, loss_at=None) and not config.get("uncertainty", 0):
+        raise ValueError("config.noise_levels: by_loss needs to know the loss: set config.uncertainty, to 128 say")
     return Objective(
         schedule=schedule,
         parameterization=part("parameterization", parameterization, given=2),
-        noise_levels=part("noise_levels", noise_levels, given=2),
+        noise_levels=law,
         weighting=partial(weigh, **entries.accepted(weigh, schedule=schedule)),
     )
+
+
+def _with_uncertainty(aim: Objective, uncertainty: Callable | None) -> Objective:
+    """The objective with what was learned so far of the loss at each level, for the laws that want to know."""
+    if uncertainty is None:
+        return aim
+    known = entries.accepted(aim.noise_levels, loss_at=lambda log_snr: jnp.exp(uncertainty(log_snr)))
+    return aim._replace(noise_levels=partial(aim.noise_levels, **known), uncertainty=uncertainty)
 
 
 def named_part(config: ConfigDict, entry: str, home, given: int = 0, named: Sequence[str] = (), inner=None) -> Callable:

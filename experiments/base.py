@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
             parameterization=dict(name="v_prediction"),  # diffusion.parameterization
             noise_levels=dict(name="uniform"),  # diffusion.noise_levels
             weighting=dict(name="edm", sigma_data=1.0),  # diffusion.weighting; this one is the plain loss on v
+            uncertainty=0,  # features of the learned loss at each level, models.Uncertainty; 0: none is learned
             caption_dropout=0.1,
             # models
             tokenizer=dict(name="byt5", max_length=48),  # data.tokenizers

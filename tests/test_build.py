@@ -14,6 +14,8 @@ from diffusion_jax import build, dry_run, run
 from diffusion_jax.diffusion import grids, schedules
 from diffusion_jax.training import parallel, step
 
+KEYS = jax.random.split(jax.random.key(1), 8)
+
 
 @pytest.fixture
 def config(monkeypatch):
@@ -123,6 +125,33 @@ def test_entries_within_entries(config):
     raw = config.to_dict() | {"schedule": dict(name="shifted", shift=2.0, schedule=dict(name="cosin"))}
     with pytest.raises(ValueError, match=r"config.schedule: .*did you mean cosine"):
         build.build(ConfigDict(raw))
+
+
+@pytest.mark.parametrize("law", ["uniform", "by_loss"])
+def test_a_learned_uncertainty(config, law):
+    """It starts as the plain loss, and what is learned is the logarithm of the loss."""
+    config.uncertainty, config.noise_levels = 8, dict(name=law)
+    experiment = build.build(config)
+    params, batch = jax.jit(experiment.init)(jax.random.key(0)), batch_of(experiment, ["red"] * 8)
+    assert params.keys() == {"text_encoder", "denoiser", "uncertainty"}
+
+    def with_output(out):
+        return params | {"uncertainty": jax.tree.map(lambda leaf: leaf + out, params["uncertainty"])}
+
+    run = jax.jit(jax.value_and_grad(lambda out: experiment.loss(with_output(out), batch, KEYS)[0]))
+    total, slope = run(jnp.zeros(()))
+    _, metrics = jax.jit(experiment.loss)(params, batch, KEYS)
+    np.testing.assert_allclose(total, metrics["loss"], rtol=1e-6)
+    assert np.isfinite(slope)
+    assert slope != 0
+
+
+def test_levels_by_loss_need_a_loss(config):
+    config.noise_levels = dict(name="by_loss")
+    with pytest.raises(
+        ValueError, match=r"config.noise_levels: by_loss needs to know the loss: set config.uncertainty"
+    ):
+        build.build(config)
 
 
 def test_a_weighting_that_needs_the_schedule_is_given_it(config):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from diffusion_jax.diffusion.keys import for_purpose, normal
 from diffusion_jax.diffusion.parameterization import Parameterization, eps_error_factor, target
 from diffusion_jax.diffusion.schedules import Schedule
+from diffusion_jax.diffusion.weighting import with_uncertainty
 from diffusion_jax.types import Cond, Image, Keys, LogSnr, Network, Scalar
 
 
@@ -20,17 +21,22 @@ def diffusion_loss(
     parameterization: Parameterization,
     noise_levels: Callable,
     weighting: Callable,
+    uncertainty: Callable | None = None,
 ) -> tuple[Scalar, dict[str, Scalar]]:
     """The mean over the batch of weight times squared error in eps, and what is worth logging of it.
 
     Each example draws its level and its noise from its own key. Where the law of the levels returns weights, errors
-    are multiplied by them in the metrics as well: what is logged then means what it means for uniform levels.
+    are multiplied by them in the metrics as well: what is logged then means what it means for uniform levels. With
+    `uncertainty`, log_snr -> u, the first answer is `weighting.with_uncertainty` of that loss, and the metrics stay.
     """
     log_snr, weight = drawn(noise_levels, for_purpose(keys, "level"), schedule)
     eps = normal(for_purpose(keys, "noise"), x_0.shape[1:], log_snr.dtype)
-    error = weight * eps_error(network, x_0, eps, log_snr, cond, schedule=schedule, parameterization=parameterization)
-    loss = jnp.mean(weighting(log_snr) * error)
-    return loss, {"loss": loss, "eps_error": jnp.mean(error)}
+    error = eps_error(network, x_0, eps, log_snr, cond, schedule=schedule, parameterization=parameterization)
+    each = weighting(log_snr) * error
+    metrics = {"loss": jnp.mean(weight * each), "eps_error": jnp.mean(weight * error)}
+    if uncertainty is None:
+        return metrics["loss"], metrics
+    return jnp.mean(weight * with_uncertainty(each, uncertainty(log_snr))), metrics
 
 
 def drawn(noise_levels: Callable, keys: Keys, schedule: Schedule) -> tuple[LogSnr, LogSnr]:
