@@ -94,18 +94,31 @@ def test_no_example_depends_on_the_others(row, text, null):
 
 
 @every_row
-def test_gradients_are_finite_also_where_the_text_changes_nothing(row, text):
-    """With the second null_cond that is so for the first example: it is its text."""
-
+def test_gradients_exist(row, text, null):
     @jax.jit
     @partial(jax.grad, argnums=(0, 1, 2))
-    def gradients(x, sigma, settings, null):
+    def gradients(x, sigma, settings):
         return jnp.sum(jnp.sin(row.make(null, text(1, 0.5), *settings)(x, sigma, text(3))))
 
-    for null in (text(1, -2.0), text(1, 0.0)):
-        for gradient in gradients(X, SIGMA, jnp.array([3.0, 0.9]), null):
-            assert jnp.isfinite(gradient).all()
-            assert jnp.abs(gradient).max() > 0
+    for gradient in gradients(X, SIGMA, jnp.array([3.0, 0.9])):
+        assert jnp.isfinite(gradient).all()
+        assert jnp.abs(gradient).max() > 0
+
+
+def test_gradients_are_finite_where_what_is_divided_by_is_zero(text, null):
+    """Where D is zero, where it minds no text, and where the network's output is zero: a velocity, or a v."""
+    answers = (lambda x: 0 * x), (lambda x: 0.3 * x), (lambda x: x / (1 + SIGMA)), (lambda x: 1 / (1 + SIGMA**2) * x)
+    kinds = g.rescaled, g.apg, partial(g.apg, longest=0.9), g.cfg_zero_star
+
+    @jax.jit
+    def gradients(x):
+        def total(x, kind, answer):
+            return jnp.sum(jnp.sin(kind(lambda x, sigma, cond: answer(x), null, 3.0)(x, SIGMA, text(3))))
+
+        return [jax.grad(total)(x, kind, answer) for kind in kinds for answer in answers]
+
+    for gradient in gradients(X):
+        assert jnp.isfinite(gradient).all()
 
 
 def test_scale_one_is_the_text_to_the_bit_and_scale_zero_none(text, null):
@@ -155,6 +168,23 @@ def plain(*settings):
 def test_guidance_that_theory_says_is_one_is_one(one, other, text, null):
     run = lambda make: make(null)(X, SIGMA, text(3))  # noqa: E731
     np.testing.assert_allclose(run(one), run(other), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda null, scale: g.autoguidance(denoise, weaker, scale),
+        lambda null, scale: g.composed(denoise, null, scale, [null], [scale]),
+        lambda null, scale: g.composed(denoise, null, 1.0, [null], [scale]),
+        lambda null, scale: g.rescaled(denoise, null, scale),
+        lambda null, scale: g.apg(denoise, null, scale),
+        lambda null, scale: g.cfg_zero_star(denoise, null, scale),
+        lambda null, scale: g.classifier(denoise, log_p, scale),
+    ],
+)
+def test_every_kind_takes_a_schedule_for_its_scale(kind, text, null):
+    scheduled, fixed = (kind(null, scale)(X, SIGMA, text(3)) for scale in (lambda sigma: 2 * sigma, 3.0))
+    np.testing.assert_allclose(scheduled, fixed, atol=1e-5)
 
 
 def test_texts_that_are_composed_add_up_in_any_order(text, null):
