@@ -28,8 +28,8 @@ def rescaled(
     """`cfg` brought back to the deviation that the network's output has without it (Lin et al. 2024, section 3.4).
 
     y_cfg is multiplied by share std(y_cond) / std(y_cfg) + 1 - share, with the deviation of each example over its
-    pixels. y is what a network predicts: v of a variance-preserving schedule for them, and with other arguments here
-    what it is for any network, trained or not. Share 0 is `cfg`; 0.7 is theirs.
+    pixels. y is what the network predicts, for them v of a variance-preserving schedule; any other parameterization
+    and scaling may be named, also when the network was trained with neither. Share 0 is `cfg`.
     """
 
     def guided(x: Image, sigma: Scalar, cond: Cond) -> Image:
