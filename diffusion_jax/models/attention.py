@@ -23,10 +23,14 @@ def attend(query, key, value, heads: int, mask=None):
 
 
 class SelfAttention(nn.Module):
-    """x + attention of a picture's positions among themselves. Its last projection begins at zero."""
+    """x + attention of a picture's positions among themselves. Its last projection begins at zero.
+
+    perturbed: each position sees itself alone, so that its value is passed on (Ahn et al. 2024).
+    """
 
     head_dim: int = 64
     dtype: DTypeLike = jnp.float32
+    perturbed: bool = False
 
     @nn.compact
     def __call__(self, x: Image) -> Image:
@@ -34,7 +38,8 @@ class SelfAttention(nn.Module):
         heads = max(channels // self.head_dim, 1)
         h = GroupNorm(name="norm")(x).astype(self.dtype).reshape(batch, height * width, channels)
         qkv = project(h, 3 * channels, self.dtype, "qkv")
-        h = attend(*jnp.split(qkv, 3, axis=-1), heads)
+        query, key, value = jnp.split(qkv, 3, axis=-1)
+        h = value if self.perturbed else attend(query, key, value, heads)
         h = project(h, channels, self.dtype, "out", kernel_init=nn.initializers.zeros)
         return x + h.reshape(x.shape)
 

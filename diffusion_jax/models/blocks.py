@@ -53,24 +53,30 @@ class ResidualBlock(nn.Module):
 
     x: (batch, height, width, channel); vector: (batch, dim) -> (batch, height', width', features), where resample
     ("halve", "double" or None) changes the resolution inside the block, of the branch and the skip alike (BigGAN's, as
-    in ADM: Dhariwal & Nichol 2021, section 3). The last convolution begins at zero: at first the block is its skip.
+    in ADM: Dhariwal & Nichol 2021, section 3). The last convolution begins at zero: at first the block is its skip,
+    and nothing else if `skipped`.
     """
 
     features: int
     resample: str | None = None
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
+    skipped: bool = False
 
     @nn.compact
     def __call__(self, x: Image, vector: Float[Array, "batch dim"], deterministic: bool = True) -> Changed:
         change = {None: lambda a: a, "halve": halve, "double": double}[self.resample]
+
+        def bypass():
+            y = change(x)
+            return y if y.shape[-1] == self.features else project(y, self.features, self.dtype, "skip")
+
+        if self.skipped:
+            return bypass()
         h = change(nn.silu(GroupNorm(name="norm_in")(x)))
         h = conv(self.features, 3, self.dtype, "conv_in")(h)
         film = nn.Dense(2 * self.features, dtype=self.dtype, name="film")(nn.silu(vector))
         h = nn.silu(GroupNorm(name="norm_out")(h, film))
         h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
         h = conv(self.features, 3, self.dtype, "conv_out", zero=True)(h)
-        x = change(x)
-        if x.shape[-1] != self.features:
-            x = project(x, self.features, self.dtype, "skip")
-        return x + h
+        return bypass() + h

@@ -13,7 +13,7 @@ from diffusion_jax.types import Cond, Image, LogSnr
 
 
 class Stage(nn.Module):
-    """One residual block, and the attention that this resolution has."""
+    """One residual block, and the attention that this resolution has; skipped, what bypasses them is left."""
 
     features: int
     self_attention: bool
@@ -23,14 +23,19 @@ class Stage(nn.Module):
     dtype: DTypeLike
     resample: str | None = None
     deterministic: bool = True
+    perturbed: bool = False
+    skipped: bool = False
 
     @nn.compact
     def __call__(self, x, vector, cond):
-        x = ResidualBlock(self.features, self.resample, self.dropout, self.dtype, name="residual")(
-            x, vector, self.deterministic
+        residual = ResidualBlock(
+            self.features, self.resample, self.dropout, self.dtype, skipped=self.skipped, name="residual"
         )
+        x = residual(x, vector, self.deterministic)
+        if self.skipped:
+            return x
         if self.self_attention:
-            x = SelfAttention(self.head_dim, self.dtype, name="self_attention")(x)
+            x = SelfAttention(self.head_dim, self.dtype, perturbed=self.perturbed, name="self_attention")(x)
         if self.cross_attention:
             x = CrossAttention(self.head_dim, self.dtype, name="cross_attention")(x, cond)
         return x
@@ -50,7 +55,10 @@ class UNet(nn.Module):
     patch: cut the picture into patch x patch squares first, which makes everything patch^2 times cheaper.
     dtype: of the compute; parameters, norms' statistics and the output stay float32.
     remat: None, or the name of a policy of jax.checkpoint_policies for each stage ("nothing_saveable": least memory).
-    Raises ValueError where the picture cannot be halved often enough.
+    perturbed, skipped: stages by name, such as "middle_0", "down_1_0" (level, block) or "up_1_0", where each position
+    attends to itself alone, or where the block and its attention are left out: a weaker network to guide by
+    (`guidance.autoguidance`), made by unet.clone(perturbed=...) and applied with the same parameters. Not for init.
+    Raises ValueError where the picture cannot be halved often enough, or a stage has nothing to perturb or is none.
     """
 
     channels: int
@@ -64,6 +72,8 @@ class UNet(nn.Module):
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
     remat: str | None = None
+    perturbed: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(self, x_t: Image, log_snr: LogSnr, cond: Cond, deterministic: bool = True) -> Image:
@@ -75,11 +85,15 @@ class UNet(nn.Module):
             )
         policy = self.remat and getattr(jax.checkpoint_policies, self.remat)
         stage_class = nn.remat(Stage, policy=policy) if self.remat else Stage
+        weaker = {*self.perturbed, *self.skipped}
 
         def stage(name, features, height, resample=None):
+            if name in self.skipped or height in self.self_attention:
+                weaker.discard(name)
             return stage_class(
                 features, height in self.self_attention, height in self.cross_attention, self.head_dim,
-                self.dropout, self.dtype, resample, deterministic, name=name,
+                self.dropout, self.dtype, resample, deterministic, name in self.perturbed, name in self.skipped,
+                name=name,
             )  # fmt: skip
 
         vector = ConditionVector(4 * self.channels, name="condition")(log_snr, cond).astype(self.dtype)
@@ -106,6 +120,8 @@ class UNet(nn.Module):
             if level > 0:
                 x = self.change(x, "double", self.doubled_width(level), f"up_{level}_double", vector, deterministic)
 
+        if weaker:
+            raise ValueError(f"no stage to skip, or with self-attention to perturb: {', '.join(sorted(weaker))}")
         x = nn.silu(GroupNorm(name="norm_out")(x))
         x = conv(self.patch**2 * x_t.shape[-1], 3, self.dtype, "conv_out", zero=True)(x)
         return depth_to_space(x, self.patch).astype(jnp.float32)

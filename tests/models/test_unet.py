@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax import build
-from diffusion_jax.models.attention import CrossAttention
+from diffusion_jax.models.attention import CrossAttention, SelfAttention
 from diffusion_jax.models.blocks import ResidualBlock, depth_to_space, double, halve, space_to_depth
 from diffusion_jax.models.embeddings import log_snr_features, masked_mean
 from diffusion_jax.models.normalization import GroupNorm
@@ -110,6 +110,43 @@ def test_bfloat16_stays_near_float32():
     a, b = (jax.jit(m.apply)(params, *args) for m in (wide, narrow))
     assert b.dtype == jnp.float32
     assert jnp.linalg.norm(a - b) < 0.05 * jnp.linalg.norm(a)
+
+
+def test_a_weaker_network_has_the_same_parameters():
+    """What is skipped is left out as if what it adds were zero."""
+    unet, args = UNet(**SMALL | dict(multipliers=(1,), cross_attention=())), inputs(size=4)
+    params = drawn_params(unet, *args)["params"]
+    skipped = ("middle_0", "up_0_1")
+    last = {"residual": "conv_out", "self_attention": "out"}
+
+    def silent(stage):
+        return {
+            name: part | {last[name]: jax.tree.map(jnp.zeros_like, part[last[name]])} for name, part in stage.items()
+        }
+
+    apply, zeroed = jax.jit(unet.apply), params | {name: silent(params[name]) for name in skipped}
+    plain, expected = (apply({"params": values}, *args) for values in (params, zeroed))
+    weaker = unet.clone(skipped=skipped), unet.clone(perturbed=("middle_0",))
+    without, perturbed = (jax.jit(module.apply)({"params": params}, *args) for module in weaker)
+    np.testing.assert_allclose(without, expected, atol=1e-5)
+    assert all(jnp.abs(y - plain).max() > 1e-3 for y in (without, perturbed))
+
+
+def test_perturbed_attention_passes_on_the_value_of_each_position():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 3, 8)), jnp.float32)
+    attention = SelfAttention(head_dim=4, perturbed=True)
+    params = drawn_params(attention, x)["params"]
+    h = GroupNorm().apply({"params": params["norm"]}, x)
+    value = jnp.dot(h, params["qkv"]["kernel"][:, 16:]) + params["qkv"]["bias"][None, None, None, 16:]
+    passed = jnp.dot(value, params["out"]["kernel"]) + params["out"]["bias"][None, None, None]
+    np.testing.assert_allclose(attention.apply({"params": params}, x), x + passed, atol=1e-5)
+
+
+@pytest.mark.parametrize("weaker", [dict(skipped=("middle_9",)), dict(perturbed=("up_0_0",))])
+def test_a_stage_that_cannot_be_weaker_is_refused(weaker):
+    """The second has no self-attention."""
+    with pytest.raises(ValueError, match=r"to skip, or with self-attention to perturb: (middle_9|up_0_0)"):
+        jax.eval_shape(UNet(**SMALL, **weaker).init, jax.random.key(0), *inputs())
 
 
 def test_indivisible_pictures_are_refused():

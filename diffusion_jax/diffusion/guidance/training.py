@@ -1,0 +1,19 @@
+"""The training half of guidance: a network that shall also know what pictures are like without their text."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from diffusion_jax.diffusion.guidance.conditions import of_batch
+from diffusion_jax.diffusion.keys import for_purpose, uniform
+from diffusion_jax.types import Cond, Keys
+
+
+def drop(cond: Cond, null_cond: Cond, probability: ArrayLike, keys: Keys) -> Cond:
+    """The training half of cfg: each example, by its own key, loses its text with this probability."""
+    lost = uniform(for_purpose(keys, "drop")) < probability
+
+    def choose(kept, null):
+        return jnp.where(lost.reshape(lost.shape + (1,) * (kept.ndim - 1)), null, kept)
+
+    return jax.tree.map(choose, cond, of_batch(null_cond, cond))
