@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import build
+from diffusion_jax import build, sampling
 from diffusion_jax.dry_run import abstract_batch, memory
 from diffusion_jax.files import write_json
 from diffusion_jax.run import initial_state, versions
@@ -57,7 +57,7 @@ def bench_train(config: ConfigDict, repeats: int) -> dict:
 def bench_sample(config: ConfigDict, repeats: int) -> dict:
     """One call of the config's sampler for batch_size pictures, with random parameters."""
     experiment = build.build(config)
-    grid, draw = build.sampler(experiment, config.sampling)
+    grid, draw = sampling.sampler(experiment, config.sampling)
     params = jax.jit(experiment.init)(jax.random.key(config.seed))
     count = config.batch_size
     words, null = experiment.text.tokenize(["a red heart"] * count), experiment.text.tokenize([""])

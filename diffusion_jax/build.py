@@ -14,12 +14,10 @@ from diffusion_jax import models, text
 from diffusion_jax.data import examples, pipeline, sources, tokenizers
 from diffusion_jax.diffusion import (
     denoiser,
-    grids,
     guidance,
     loss,
     noise_levels,
     parameterization,
-    samplers,
     schedules,
     weighting,
 )
@@ -32,7 +30,8 @@ class Experiment(NamedTuple):
     """A config as functions; parameters are {"text_encoder": ..., "denoiser": ...}.
 
     text: tokenizer and encoder. init: key -> parameters. encode: (parameters, tokens, mask) -> Cond.
-    network: parameters -> Network. loss: (parameters, batch, keys) -> (scalar, metrics).
+    network: (parameters, changes of the module's settings) -> Network.
+    loss: (parameters, batch, keys) -> (scalar, metrics).
     """
 
     text: text.Text
@@ -69,12 +68,13 @@ def build(config: ConfigDict) -> Experiment:
     def encode(params: Params, tokens, mask, dropout_key=None) -> Cond:
         return words.encode(params["text_encoder"], tokens, mask, dropout_key)
 
-    def network(params: Params, dropout_key=None) -> Network:
+    def network(params: Params, dropout_key=None, **changes) -> Network:
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
+        module = unet.clone(**changes)
 
         def predict(x_t, log_snr, cond):
             variables = {"params": params["denoiser"]}
-            return unet.apply(variables, x_t, log_snr, cond, deterministic=dropout_key is None, rngs=rngs)
+            return module.apply(variables, x_t, log_snr, cond, deterministic=dropout_key is None, rngs=rngs)
 
         return denoiser.unit_variance(predict, aim.schedule.alpha_sigma)
 
@@ -159,38 +159,6 @@ def source(config: ConfigDict, split: str, data_dir: str) -> examples.Source:
     """The captioned pictures of a split, "train" or "validation". Raises FileNotFoundError where they are not built."""
     make = named_part(config, "data", sources, named=("split", "data_dir"))
     return make(split=split, **entries.accepted(make, data_dir=data_dir))
-
-
-def sampler(experiment: Experiment, sampling: ConfigDict) -> tuple[Callable, Callable]:
-    """How a config's `sampling` entry draws: (grid, draw).
-
-    grid: () -> sigmas, as many as nfe network calls allow. draw: (params, text, null_text, keys, sigmas, scale) ->
-    (pictures, xs, estimates), where text and null_text are (tokens, mask), and xs and estimates hold the trajectory, of
-    shape (levels, batch, height, width, channel). Guidance scale and sigmas are arrays: changing them compiles nothing.
-    """
-    take = named_part(sampling, "sampler", samplers, given=5)
-    grid = levels(sampling, experiment.schedule)
-
-    def draw(params, text, null_text, keys, sigmas, scale):
-        cond, null_cond = experiment.encode(params, *text), experiment.encode(params, *null_text)
-        denoise = denoiser.denoiser(experiment.network(params), experiment.schedule, experiment.parameterization)
-        guided = guidance.cfg(denoise, null_cond, scale)
-        if sampling.threshold_percentile:
-            guided = guidance.dynamic_threshold(guided, sampling.threshold_percentile)
-        noise = random_keys.normal(random_keys.for_purpose(keys, "start"), experiment.picture_shape)
-        pictures, trajectory = take(guided, noise * sigmas[0], sigmas, cond, keys, trace=True)
-        return pictures, *trajectory
-
-    return grid, draw
-
-
-def levels(sampling: ConfigDict, schedule: schedules.Schedule) -> Callable:
-    """() -> the sigmas of a config's `sampling` entry, as many as nfe network calls allow."""
-    if not 0 < sampling.sigma_min < sampling.sigma_max < float("inf"):
-        raise ValueError(f"config.sampling: {sampling.sigma_min=} must be positive and below {sampling.sigma_max=}")
-    n = samplers.steps_for(named_part(sampling, "sampler", samplers, given=5), sampling.nfe)
-    make = named_part(sampling, "grid", grids, given=3, named=("schedule",), inner=INNER)
-    return partial(make, n, sampling.sigma_min, sampling.sigma_max, **entries.accepted(make, schedule=schedule))
 
 
 def batches(config: ConfigDict, experiment: Experiment, data_dir: str):

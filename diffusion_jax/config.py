@@ -55,13 +55,14 @@ def bind(
     """The named function with the entry's arguments bound.
 
     When it is called, `given` more come by position, and those that `named` lists by name if it has them. An argument
-    may be an entry itself, such as the schedule that another one shifts: inner["schedule"] makes its value of it.
+    may be an entry itself, such as the schedule that another one shifts: inner["schedule"] makes its value of it, and
+    likewise of a tuple.
     Raises ValueError for an entry without a name, an unknown name, an argument that the function does not take or that
     it misses, or a function that cannot be called in that way at all.
     """
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
     for key in arguments.keys() & inner.keys():
-        if isinstance(arguments[key], Mapping | ConfigDict):
+        if isinstance(arguments[key], Mapping | ConfigDict | tuple):
             arguments[key] = inner[key](arguments[key])
     name = arguments.pop("name", None)
     if not isinstance(name, str):

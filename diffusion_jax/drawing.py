@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import build
 from diffusion_jax.evaluation.images import to_uint8
+from diffusion_jax.sampling import sampler
 from diffusion_jax.training import parallel
 
 CHUNK = 16  # pictures drawn at once: a last, smaller chunk is filled up, so one program draws any number of them
@@ -34,7 +35,7 @@ def make_drawing(experiment: build.Experiment, sampling: ConfigDict, chunk: int 
     """
     mesh = parallel.data_mesh()
     chunk = parallel.rounded_up(chunk, mesh)
-    grid, draw = build.sampler(experiment, sampling)
+    grid, draw = sampler(experiment, sampling)
     compiled = parallel.spread(draw, mesh, split={1, 3})
 
     def drawing(

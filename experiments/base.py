@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
                 sigma_min=0.02,
                 sigma_max=80.0,
                 cfg_scale=3.0,
-                threshold_percentile=0.0,  # 0: no dynamic thresholding
+                guidance=dict(name="cfg"),  # diffusion.guidance
                 prompts=("red heart", "red apple, noto style", "green apple", "grinning face"),
             ),
         ),

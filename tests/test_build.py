@@ -1,8 +1,5 @@
 """From a config to its parts, and every entry that does not fit named in one line."""
 
-import importlib
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,23 +7,11 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from diffusion_jax import build, dry_run, run
+from diffusion_jax import build, dry_run, run, sampling
 from diffusion_jax.diffusion import grids, schedules
 from diffusion_jax.training import parallel, step
 
 KEYS = jax.random.split(jax.random.key(1), 8)
-
-
-@pytest.fixture
-def config(monkeypatch):
-    """A model of a few thousand parameters."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1])
-    tiny = importlib.import_module("experiments.tiny").get_config()
-    tiny.batch_size = 8
-    tiny.tokenizer.max_length = 12
-    tiny.text_encoder.update(dict(dim=8, d_kv=4, d_ff=8, heads=1, layers=1))
-    tiny.denoiser.update(dict(channels=8, multipliers=(1,), self_attention=(), cross_attention=(4,), patch=4))
-    return tiny
 
 
 def batch_of(experiment, captions):
@@ -36,16 +21,7 @@ def batch_of(experiment, captions):
     return {name: jnp.asarray(rows) for name, rows in (("image", image), ("tokens", tokens), ("mask", mask))}
 
 
-def stirred(params):
-    """Parameters of which none is zero, as after some training: zero kernels would hide what is behind them."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(9), len(leaves))
-    return jax.tree.unflatten(
-        tree, [p + 0.3 * jax.random.normal(k, p.shape) for k, p in zip(keys, leaves, strict=True)]
-    )
-
-
-def test_a_dropped_caption_is_the_empty_one(config):
+def test_a_dropped_caption_is_the_empty_one(config, stirred):
     config.caption_dropout = 0.5
     experiment = build.build(config)
     params = stirred(jax.jit(experiment.init)(jax.random.key(0)))
@@ -63,7 +39,7 @@ def test_a_dropped_caption_is_the_empty_one(config):
     assert float(loss(none)) != float(loss(some))
 
 
-def test_dropout_of_the_text_encoder_acts_in_training_alone(config):
+def test_dropout_of_the_text_encoder_acts_in_training_alone(config, stirred):
     with config.unlocked():
         config.text_encoder.dropout = 0.5
     experiment = build.build(config)
@@ -100,14 +76,6 @@ def test_the_processes_of_a_run_share_each_global_batch(config, monkeypatch):
         np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), whole[name])
 
 
-def test_numbers_of_a_sampler(config):
-    grid, _ = build.sampler(build.build(config), config.sampling)
-    sigmas = np.asarray(grid())
-    assert (len(sigmas), *sigmas[[0, -1]]) == (4, pytest.approx(80), pytest.approx(0.02))
-    config.sampling.update(dict(sampler=ConfigDict(dict(name="heun")), nfe=5, grid=ConfigDict(dict(name="uniform_t"))))
-    assert len(build.sampler(build.build(config), config.sampling)[0]()) == 3
-
-
 def test_entries_within_entries(config):
     """A schedule of schedules, a weighting of a weighting, a grid with a schedule of its own."""
     flow, cosine = dict(name="rectified_flow"), dict(name="cosine")
@@ -119,7 +87,7 @@ def test_entries_within_entries(config):
     experiment, half = build.build(config), jnp.asarray(0.5)
     mixed = 0.75 * schedules.rectified_flow().log_snr(half) + 0.25 * schedules.cosine().log_snr(half)
     np.testing.assert_allclose(experiment.schedule.log_snr(half), mixed - 2 * np.log(2), atol=1e-5)
-    middle = build.sampler(experiment, config.sampling)[0]()[1]
+    middle = sampling.sampler(experiment, config.sampling)[0]()[1]
     ends = config.sampling.sigma_min, config.sampling.sigma_max
     np.testing.assert_allclose(middle, grids.uniform_t(4, *ends, schedules.cosine())[1], rtol=1e-5)
     raw = config.to_dict() | {"schedule": dict(name="shifted", shift=2.0, schedule=dict(name="cosin"))}
@@ -197,23 +165,6 @@ def test_an_entry_that_does_not_fit(config, entry, value, line):
     with pytest.raises(ValueError, match=line) as raised:
         build.build(ConfigDict(raw))
     assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("change", "line"),
-    [
-        (dict(nfe=0), "nfe is 0"),
-        (dict(sampler=dict(name="ddin")), "config.sampler: .*did you mean ddim"),
-        (dict(grid=dict(name="karas")), "config.grid: .*did you mean karras"),
-        (dict(sigma_min=0.0), "must be positive and below"),
-        (dict(sigma_max=0.02), "must be positive and below"),
-        (dict(sigma_max=float("inf")), "must be positive and below"),
-        (dict(sigma_min=float("nan")), "must be positive and below"),
-    ],
-)
-def test_a_way_of_sampling_that_does_not_exist(config, change, line):
-    with pytest.raises(ValueError, match=line):
-        build.sampler(build.build(config), ConfigDict(config.sampling.to_dict() | change))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax import build
+from diffusion_jax import build, sampling
 
 NAMES = sorted(
     path.stem for path in (Path(__file__).parents[1] / "experiments").glob("*.py") if path.stem != "__init__"
@@ -24,7 +24,7 @@ def test_every_experiment_fits_together(name):
     experiment = build.build(config)
     params = jax.eval_shape(experiment.init, jax.random.key(0))
     assert set(params) == {"text_encoder", "denoiser"}
-    grid, _ = build.sampler(experiment, config.sampling)
+    grid, _ = sampling.sampler(experiment, config.sampling)
     sigmas = grid()
     assert (jnp.diff(sigmas) < 0).all()
     assert sigmas[-1] > 0

@@ -12,6 +12,7 @@ from diffusion_jax import build
 from diffusion_jax.diffusion import level_density
 from diffusion_jax.diffusion.denoiser import log_snr_of
 from diffusion_jax.diffusion.parameterization import skip_and_out
+from diffusion_jax.sampling import levels
 
 TIMES = np.linspace(0, 1, 201)
 EDGES = np.linspace(-24, 24, 193)  # of the bins of log_snr
@@ -40,7 +41,7 @@ def sheet(title: str, config: ConfigDict) -> Sheet:
     aim, times = build.objective(config), jnp.asarray(TIMES, jnp.float32)
     log_snr = aim.schedule.log_snr(times)
     edges = jnp.asarray(EDGES, jnp.float32)
-    called = log_snr_of(build.levels(config.sampling, aim.schedule)())
+    called = log_snr_of(levels(config.sampling, aim.schedule)())
     _, c_out = skip_and_out(*aim.schedule.alpha_sigma(called), aim.parameterization)
     answers = jnp.finfo(config.get("denoiser", {}).get("dtype", "float32"))
     numbers = jax.tree.map(

@@ -8,7 +8,7 @@ and texts of the same length. Settings may be traced arrays; no example depends 
 """
 
 from diffusion_jax.diffusion.guidance.classifier import classifier
-from diffusion_jax.diffusion.guidance.combine import autoguidance, cfg, composed, without_text
+from diffusion_jax.diffusion.guidance.combine import autoguidance, cfg, composed, weakened, without_text
 from diffusion_jax.diffusion.guidance.corrections import apg, cfg_zero_star, rescaled
 from diffusion_jax.diffusion.guidance.limits import dynamic_threshold, static_threshold, within
 from diffusion_jax.diffusion.guidance.scales import cfg_plus_plus, cosine_ramp, linear_ramp
@@ -28,6 +28,7 @@ __all__ = [
     "linear_ramp",
     "rescaled",
     "static_threshold",
+    "weakened",
     "within",
     "without_text",
 ]

@@ -1,6 +1,6 @@
 """What is compared with what? Guidance goes from one denoiser's answer past another's."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jaxtyping import Array, Float
 
@@ -26,8 +26,7 @@ def autoguidance(denoise: Denoiser, weaker: Denoiser, scale: Scale) -> Denoiser:
     """Away from a weaker denoiser, W + scale (D - W), in a call of each (Karras et al. 2024).
 
     They take a smaller or less trained network, which is given the same text. With `without_text(denoise, ...)` this is
-    `cfg`. A network with its own parameters but perturbed is perturbed-attention guidance (Ahn et al. 2024), where
-    `UNet.perturbed` says which attention, or skip-layer guidance, where `UNet.skipped` says which stages.
+    `cfg`; with `weakened` it is perturbed-attention guidance (Ahn et al. 2024) or skip-layer guidance.
     """
 
     def guided(x: Image, sigma: Scalar, cond: Cond) -> Image:
@@ -69,3 +68,11 @@ def composed(
 def without_text(denoise: Denoiser, null_cond: Cond) -> Denoiser:
     """The denoiser that is told null_cond whatever the text."""
     return lambda x, sigma, cond: denoise(x, sigma, of_batch(null_cond, cond))
+
+
+def weakened(weaken: Callable, perturbed: Sequence[str] = (), skipped: Sequence[str] = ()) -> Denoiser:
+    """The denoiser with the same parameters, but in some stages each position attends to itself alone, or none.
+
+    weaken: (perturbed, skipped) -> Denoiser. perturbed, skipped: as of `models.UNet`, such as "middle_0".
+    """
+    return weaken(tuple(perturbed), tuple(skipped))

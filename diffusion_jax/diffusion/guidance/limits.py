@@ -16,14 +16,14 @@ def within(plain: Denoiser, guided: Denoiser, sigma_lo: ArrayLike, sigma_hi: Arr
     return denoise
 
 
-def dynamic_threshold(denoise: Denoiser, percentile: ArrayLike = 99.5) -> Denoiser:
+def dynamic_threshold(guided: Denoiser, percentile: ArrayLike = 99.5) -> Denoiser:
     """Imagen's: x_0 of each example is clipped to [-s, s] and divided by s, its percentile of |x_0| if that is over 1.
 
     For pictures in [-1, 1], around the guidance that saturates them. Percentile 100 only ever scales.
     """
 
     def thresholded(x: Image, sigma: Scalar, cond: Cond) -> Image:
-        x_0 = denoise(x, sigma, cond)
+        x_0 = guided(x, sigma, cond)
         size = jnp.percentile(jnp.abs(x_0), jnp.asarray(percentile, x_0.dtype), axis=(1, 2, 3), keepdims=True)
         size = jnp.maximum(size, 1)
         return jnp.clip(x_0, -size, size) / size
@@ -31,6 +31,6 @@ def dynamic_threshold(denoise: Denoiser, percentile: ArrayLike = 99.5) -> Denois
     return thresholded
 
 
-def static_threshold(denoise: Denoiser) -> Denoiser:
+def static_threshold(guided: Denoiser) -> Denoiser:
     """x_0 clipped to [-1, 1]."""
-    return lambda x, sigma, cond: jnp.clip(denoise(x, sigma, cond), -1, 1)
+    return lambda x, sigma, cond: jnp.clip(guided(x, sigma, cond), -1, 1)
