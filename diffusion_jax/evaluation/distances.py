@@ -4,7 +4,7 @@ a and b hold as many samples each, (n, ...), of features of one shape, which are
 and every estimate corrected for the bias of small samples: for two samples of one law it is zero within its error, and
 so at times negative. Sample i of a and of b may depend on each other, such as pictures of two samplers from one noise:
 the standard error counts that, and is then smaller. Where the laws are one the estimate is skewed, and its error tends
-to be too large, by a third or so. All functions raise ValueError for samples of different number or shape, or for too few.
+to be too large, by a third or so. All functions raise ValueError for samples of different number or shape, or too few.
 """
 
 from collections.abc import Callable
