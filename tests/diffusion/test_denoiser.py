@@ -22,7 +22,7 @@ def echo(x_t, log_snr, cond):
 @pytest.mark.parametrize("sigma", [0.01, 1.0, 50.0])
 def test_one_denoiser_comes_back_from_every_prediction_and_scaling(prediction, scaling, sigma, text, x64):
     schedule = s.cosine()._replace(alpha_sigma=scaling)
-    exact = oracle.mixture(jnp.asarray(MEANS), 0.3, jnp.array([1.0, 2.0, 1.0]))
+    exact = oracle.mixture(jnp.asarray(MEANS), 0.3, jnp.array([1.0, 2.0, 1.0])).denoise
     rebuilt = d.denoiser(oracle.network(exact, schedule, prediction), schedule, prediction)
     x = sigma * jnp.asarray(np.random.default_rng(2).normal(size=(4, 2, 2, 1)))
     sigma = jnp.asarray(sigma)

@@ -29,7 +29,8 @@ WEIGHTINGS = [
 
 
 def gaussian():
-    return oracle.gaussian(jnp.array([[[0.3], [-0.2]], [[0.9], [0.0]]]), jnp.array([[[0.5], [1.0]], [[0.2], [0.8]]]))
+    mean, std = jnp.array([[[0.3], [-0.2]], [[0.9], [0.0]]]), jnp.array([[[0.5], [1.0]], [[0.2], [0.8]]])
+    return oracle.gaussian(mean, std).denoise
 
 
 def pictures(batch, dtype=jnp.float32):

@@ -76,7 +76,7 @@ def std():
 
 
 def mixture():
-    return oracle.mixture(jnp.stack([mean(), -mean()]), 0.4, jnp.array([1.0, 2.0]))
+    return oracle.mixture(jnp.stack([mean(), -mean()]), 0.4, jnp.array([1.0, 2.0])).denoise
 
 
 def noise(batch, high=HIGH):
@@ -150,7 +150,7 @@ def test_a_cost_that_cannot_be_had_is_refused(sampler, nfe, message):
 def test_one_point_is_found_at_any_number_of_levels(row, levels, text, some_keys):
     point = jnp.array([[[0.3], [-0.2]]])
     found = row.sampler(
-        oracle.gaussian(point, 0 * point),
+        oracle.gaussian(point, 0 * point).denoise,
         80 * jnp.ones((2, 1, 2, 1)),
         grids.karras(levels, 0.01, 80.0),
         text(2),
@@ -164,7 +164,7 @@ def moments_at_the_end(sampler, data_std, levels, text, some_keys):
     shape, sigmas = (16, 16, 1), grids.karras(levels, 0.1, 10.0)
     center, given = jnp.full(shape, 0.5), some_keys(64)
     start = center[None] + (data_std**2 + sigmas[0] ** 2) ** 0.5 * keys.normal(keys.for_purpose(given, "noise"), shape)
-    denoise = oracle.gaussian(center, jnp.full(shape, data_std))
+    denoise = oracle.gaussian(center, jnp.full(shape, data_std)).denoise
     _, path = jax.jit(partial(sampler, denoise, trace=True))(start, sigmas, text(64), given)
     x = np.asarray(path.x[-1], np.float64)
     exact = data_std**2 + float(sigmas[-1]) ** 2
@@ -264,7 +264,7 @@ def test_gradients_exist(row, text, some_keys):
     """Of the picture in the noise, in the levels, and in what the network is made of."""
 
     def total(x, ends, width):
-        denoise = oracle.gaussian(mean(), width * std())
+        denoise = oracle.gaussian(mean(), width * std()).denoise
         return jnp.sum(jnp.sin(row.sampler(denoise, x, grids.karras(5, *ends), text(2), some_keys(2))))
 
     gradients = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(noise(2), jnp.array([LOW, HIGH]), jnp.array(1.0))
@@ -300,7 +300,7 @@ def test_the_batch_size_makes_no_difference(row, text, some_keys):
 
 @pytest.mark.parametrize("name", NOISY)
 def test_another_key_is_another_picture(name, text, some_keys):
-    denoise = oracle.gaussian(mean(), std())
+    denoise = oracle.gaussian(mean(), std()).denoise
     one, other = (
         TABLE[name].sampler(denoise, noise(2), grids.karras(5, LOW, HIGH), text(2), some_keys(2, step))
         for step in (0, 1)
@@ -310,7 +310,7 @@ def test_another_key_is_another_picture(name, text, some_keys):
 
 @every_row
 def test_the_trace_begins_with_the_noise_and_ends_with_the_picture(row, text, some_keys):
-    denoise, sigmas = oracle.gaussian(mean(), std()), grids.karras(5, LOW, HIGH)
+    denoise, sigmas = oracle.gaussian(mean(), std()).denoise, grids.karras(5, LOW, HIGH)
     picture, path = row.sampler(denoise, noise(2), sigmas, text(2), some_keys(2), trace=True)
     assert path.x.shape == path.x_0.shape == (5, 2, 2, 2, 1)
     np.testing.assert_allclose(path.x[0], noise(2), rtol=1e-6)
@@ -320,7 +320,7 @@ def test_the_trace_begins_with_the_noise_and_ends_with_the_picture(row, text, so
 
 
 def test_range_scale_and_eta_may_be_traced_without_compiling_again(text, some_keys):
-    exact = oracle.network(oracle.gaussian(mean(), std()), s.cosine(), p.v_prediction)
+    exact = oracle.network(oracle.gaussian(mean(), std()).denoise, s.cosine(), p.v_prediction)
     null = jax.tree.map(lambda c: c[:1], text(2))
 
     @jax.jit
@@ -338,7 +338,7 @@ def test_range_scale_and_eta_may_be_traced_without_compiling_again(text, some_ke
 
 def test_many_scales_and_seeds_are_one_program(text, some_keys):
     null = jax.tree.map(lambda c: c[:1], text(2))
-    exact = oracle.gaussian(mean(), std())
+    exact = oracle.gaussian(mean(), std()).denoise
 
     def denoise(x, sigma, cond):
         return exact(x, sigma, cond) + 0.1 * jnp.mean(cond.text_emb, axis=(1, 2))[:, None, None, None]
@@ -363,7 +363,7 @@ def test_many_scales_and_seeds_are_one_program(text, some_keys):
 @pytest.mark.parametrize("prediction", [p.v_prediction, p.eps_prediction])
 @every_row
 def test_half_precision_noise_over_the_widest_range_stays_finite(row, prediction, text, some_keys):
-    exact = oracle.network(oracle.gaussian(mean(), std()), s.cosine(), prediction)
+    exact = oracle.network(oracle.gaussian(mean(), std()).denoise, s.cosine(), prediction)
     half = lambda x_t, log_snr, cond: exact(x_t, log_snr, cond).astype(jnp.bfloat16)  # noqa: E731
     sigmas = grids.uniform_log_snr(6, jnp.exp(-10.0), jnp.exp(10.0))
     x = (sigmas[0] * keys.normal(some_keys(2), (2, 2, 1))).astype(jnp.bfloat16)

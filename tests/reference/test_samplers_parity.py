@@ -72,7 +72,7 @@ ROWS = {
 
 def denoise(x, sigma, cond):
     point = jnp.array([[[0.3], [-0.2]], [[0.9], [0.0]]])
-    return oracle.mixture(jnp.stack([point, -point]), 0.4, jnp.array([1.0, 2.0]))(x, sigma, cond)
+    return oracle.mixture(jnp.stack([point, -point]), 0.4, jnp.array([1.0, 2.0])).denoise(x, sigma, cond)
 
 
 def levels_of(scheduler):
