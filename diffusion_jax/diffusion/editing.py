@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from diffusion_jax.diffusion.keys import for_purpose, normal
 from diffusion_jax.types import Cond, Denoiser, Image, Keys, Sampler, Sigmas
@@ -19,7 +20,7 @@ def invert(sampler: Sampler, denoise: Denoiser, x_0: Image, sigmas: Sigmas, cond
     return sampler(denoise, x_0, sigmas[::-1], cond, keys, trace=True)[1].x[-1]
 
 
-def from_level(sigmas: Sigmas, strength: float) -> Sigmas:
+def from_level(sigmas: Sigmas, strength: float) -> Float[Array, " kept"]:
     """The last levels, the share `strength` of them: where `img2img` starts. One at least, so 0 is a single denoise.
 
     `strength` is in [0, 1] and static, since it is a number of levels; it means another noise on another grid.
