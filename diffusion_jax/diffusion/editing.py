@@ -12,7 +12,7 @@ def invert(sampler: Sampler, denoise: Denoiser, x_0: Image, sigmas: Sigmas, cond
     """The noise at sigmas[0] from which the sampler makes x_0: the ODE solved upward, with the sampler's own rule.
 
     With `euler` this is DDIM inversion, equation 14 of Song et al. (2021, DDIM) run in reverse; `heun` is of second
-    order. Any sampler that draws no noise will do, and has the same order both ways; one that draws cannot be undone.
+    order, and its errors up and down cancel to the third. Any sampler that draws no noise will do, at its own order.
     x_0 is taken for x at sigmas[-1], with no noise added, while a sampler answers with D there: what the two differ by
     does not vanish with more levels but with sigmas[-1]. Guidance over 1 makes the ODE stiff and the inverse poor
     (Mokady et al. 2023): invert without, edit with. The path is kept in memory, and one call, D at the top, is unused.

@@ -29,18 +29,18 @@ def pictures(batch, seed=0):
     return 0.7 * jnp.asarray(np.random.default_rng(seed).normal(size=(batch, 2, 2, 1)))
 
 
-ORDERS = {
-    "euler": (samplers.euler, 1),
-    "heun": (samplers.heun, 2),
-    "dpmpp_2m": (samplers.dpmpp_2m, 2),
-    "dpm_3s": (samplers.dpm_3s, 3),
+ORDERS = {  # of the way up, and of the way up and down
+    "euler": (samplers.euler, 1, 1),
+    "heun": (samplers.heun, 2, 3),  # a step and the step back differ by terms of even order alone
+    "dpmpp_2m": (samplers.dpmpp_2m, 2, 2),
+    "dpm_3s": (samplers.dpm_3s, 3, 3),
 }
 
 
 @pytest.mark.parametrize("name", ORDERS)
 def test_up_and_down_again_is_the_picture_to_the_order_of_the_sampler(name, text, some_keys, x64):
     """And the noise on the way is that of the exact solution."""
-    sampler, order = ORDERS[name]
+    sampler, *orders = ORDERS[name]
     flow = oracle.gaussian_flow(mean(), std(), pictures(3), LOW, HIGH)
     given = text(3), some_keys(3)
 
@@ -50,11 +50,11 @@ def test_up_and_down_again_is_the_picture_to_the_order_of_the_sampler(name, text
         again = sampler(mixture(), up, sigmas, *given)
         noise = editing.invert(sampler, oracle.gaussian(mean(), std()), pictures(3), sigmas, *given)
         back = again - mixture()(pictures(3), sigmas[-1], given[0])
-        return jnp.stack([jnp.abs(back).max(), jnp.abs(noise - flow).max()])
+        return jnp.stack([jnp.abs(noise - flow).max(), jnp.abs(back).max()])
 
     few, more = (errors(grids.uniform_log_snr(n + 1, LOW, HIGH)) for n in (96, 192))
     slopes = np.log2(few / more)
-    assert (abs(slopes - order) < 0.25).all(), (slopes, few)
+    np.testing.assert_allclose(slopes, orders, atol=0.25)
 
 
 @pytest.mark.parametrize(("strength", "levels"), [(0.0, 1), (0.04, 1), (0.3, 3), (0.7, 7), (0.74, 7), (1.0, 10)])
@@ -74,10 +74,10 @@ def test_the_least_strength_is_one_denoise_and_the_full_one_begins_from_noise(te
     sigmas, cond, given = grids.karras(6, LOW, HIGH), text(3), some_keys(3)
     x_0 = pictures(3).astype(jnp.float32)
     eps = keys.normal(keys.for_purpose(given, "start"), (2, 2, 1))
-    run = jax.jit(partial(editing.img2img, samplers.heun, mixture()))
+    run = jax.jit(partial(editing.img2img, samplers.euler, mixture()))
     least = run(x_0, editing.from_level(sigmas, 0.0), cond, given)
     np.testing.assert_allclose(least, mixture()(x_0 + sigmas[-1] * eps, sigmas[-1], cond), atol=1e-5)
-    scratch = jax.jit(partial(samplers.heun, mixture()))(sigmas[0] * eps, sigmas, cond, given)
+    scratch = jax.jit(partial(samplers.euler, mixture()))(sigmas[0] * eps, sigmas, cond, given)
     np.testing.assert_allclose(run(0 * x_0, editing.from_level(sigmas, 1.0), cond, given), scratch, atol=1e-5)
     assert abs(least - scratch).max() > 0.1
 
@@ -87,7 +87,7 @@ def test_what_is_left_of_the_picture_is_what_the_noise_leaves_of_it(text, some_k
     sigmas, cond, given = grids.uniform_log_snr(201, LOW, HIGH), text(1), some_keys(1)
     x_0 = pictures(1).astype(jnp.float32)
     factors = []
-    for strength in (0.25, 0.5, 1.0):
+    for strength in (0.25, 0.5):
         cut = editing.from_level(sigmas, strength)
         edit = lambda x_0: editing.img2img(samplers.heun, oracle.gaussian(mean(), std()), x_0, cut, cond, given)  # noqa: E731, B023
         _, factor = jax.jit(lambda x_0: jax.jvp(edit, (x_0,), (jnp.ones_like(x_0),)))(x_0)  # noqa: B023
@@ -96,7 +96,6 @@ def test_what_is_left_of_the_picture_is_what_the_noise_leaves_of_it(text, some_k
         np.testing.assert_allclose(factor[0], exact, rtol=2e-3)
         factors.append(np.asarray(factor))
     assert (factors[0] > factors[1]).all()
-    assert (factors[1] > factors[2]).all()
 
 
 def test_settings_may_be_traced_batches_do_not_count_and_gradients_exist(text, some_keys):
@@ -126,11 +125,22 @@ def test_settings_may_be_traced_batches_do_not_count_and_gradients_exist(text, s
 
 
 def norm(noise):
-    return jnp.sqrt(jnp.sum(noise**2, axis=(1, 2, 3)))
+    return np.sqrt(np.sum(np.square(noise), axis=(1, 2, 3)))
 
 
 def noises(some_keys):
-    return [keys.normal(keys.for_purpose(some_keys(3), word), (16, 16, 3)) for word in ("first", "second")]
+    return [np.asarray(keys.normal(keys.for_purpose(some_keys(3), word), (16, 16, 3))) for word in ("first", "second")]
+
+
+@jax.jit
+def slerp(a, b, share):
+    return editing.slerp(a, b, share)
+
+
+@jax.jit
+def slerp_and_gradients(a, b, share):
+    value, back = jax.vjp(editing.slerp, a, b, share)
+    return value, back(value)
 
 
 def test_on_the_great_circle_the_angle_and_the_norm_change_evenly(some_keys):
@@ -138,14 +148,14 @@ def test_on_the_great_circle_the_angle_and_the_norm_change_evenly(some_keys):
     b = 2 * b
 
     def angle(x, y):
-        return jnp.arccos(jnp.sum(x * y, axis=(1, 2, 3)) / norm(x) / norm(y))
+        return np.arccos(np.sum(x * y, axis=(1, 2, 3)) / norm(x) / norm(y))
 
     for share in (0.25, 0.5, 0.9):
-        between = editing.slerp(a, b, share)
+        between = np.asarray(slerp(a, b, share))
         np.testing.assert_allclose(norm(between), (1 - share) * norm(a) + share * norm(b), rtol=1e-5)
         np.testing.assert_allclose(angle(a, between), share * angle(a, b), rtol=1e-4)
-        np.testing.assert_allclose(editing.slerp(b, a, 1 - share), between, atol=1e-5)
-        np.testing.assert_allclose(editing.slerp(a[1:2], b[1:2], share), between[1:2], atol=1e-6)
+        np.testing.assert_allclose(slerp(b, a, 1 - share), between, atol=1e-5)
+        np.testing.assert_allclose(slerp(a[1:2], b[1:2], share), between[1:2], atol=1e-6)
     straight = norm(0.5 * a + 0.25 * b) / norm(a)
     np.testing.assert_allclose(straight, 0.5**0.5, atol=0.05)
 
@@ -154,12 +164,12 @@ def test_on_the_great_circle_the_angle_and_the_norm_change_evenly(some_keys):
 def test_noises_at_any_angle_have_something_between_them_and_a_gradient(apart, some_keys):
     a, other = noises(some_keys)
     b = a + apart * other
-    value, back = jax.vjp(editing.slerp, a, b, jnp.asarray(0.3))
+    value, gradients = slerp_and_gradients(a, b, 0.3)
     scale = norm(a) * apart
     assert (norm(value - (0.7 * a + 0.3 * b)) <= 0.2 * scale * apart + 1e-4).all()
-    assert all(jnp.isfinite(gradient).all() for gradient in back(value))
-    np.testing.assert_allclose(editing.slerp(a, b, 0.0), a, atol=1e-5)
-    np.testing.assert_allclose(editing.slerp(a, b, 1.0), b, atol=1e-5)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+    np.testing.assert_allclose(slerp(a, b, 0.0), a, atol=1e-5)
+    np.testing.assert_allclose(slerp(a, b, 1.0), b, atol=1e-5)
 
 
 def test_between_two_texts_all_words_count_and_padding_does_not():

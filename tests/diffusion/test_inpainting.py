@@ -90,20 +90,24 @@ def test_gradients_exist(name, text, some_keys):
 
 def test_with_nothing_known_they_are_plain_samplers(text, some_keys):
     x, nothing = start(some_keys, 3), jnp.zeros((1, 2, 2, 1), bool)
-    given = x, grids.karras(6, LOW, HIGH), text(3), some_keys(3)
-    plain = samplers.ancestral(mixture(), *given)
-    for name in ("ancestral", "replacement"):
-        found = METHODS[name](mixture(), *given, x_0=pictures(3), mask=nothing)
-        np.testing.assert_allclose(found, plain, atol=1e-5)
+
+    @jax.jit
+    def run(*given):
+        known = dict(x_0=pictures(3), mask=nothing)
+        others = [METHODS[name](mixture(), *given, **known) for name in ("ancestral", "replacement")]
+        return samplers.ancestral(mixture(), *given), others
+
+    plain, others = run(x, grids.karras(6, LOW, HIGH), text(3), some_keys(3))
+    for other in others:
+        np.testing.assert_allclose(other, plain, atol=1e-5)
 
 
-@pytest.mark.parametrize(("times", "jump"), [(2, 1), (3, 2)])
-def test_with_nothing_known_going_up_and_down_changes_no_distribution(times, jump, text, some_keys):
+def test_with_nothing_known_going_up_and_down_changes_no_distribution(text, some_keys):
     """For normal data of the deviation it is told, few levels are exact: so are the levels that noise leads back to."""
     shape, data_std, sigmas = (8, 8, 1), 0.5, grids.karras(5, 0.1, 10.0)
     given, zero = some_keys(256), jnp.zeros(shape)
     x = (data_std**2 + sigmas[0] ** 2) ** 0.5 * keys.normal(keys.for_purpose(given, "start"), shape)
-    run = partial(repaint, oracle.gaussian(zero, zero + data_std), times=times, jump=jump, data_std=data_std)
+    run = partial(repaint, oracle.gaussian(zero, zero + data_std), times=3, jump=2, data_std=data_std)
     nothing = jnp.zeros((1, *shape), bool)
     _, path = jax.jit(partial(run, trace=True))(x, sigmas, text(256), given, x_0=x, mask=nothing)
     x = np.asarray(path.x[-1], np.float64)
@@ -115,11 +119,9 @@ def test_with_nothing_known_going_up_and_down_changes_no_distribution(times, jum
 @pytest.mark.parametrize(
     ("n", "times", "jump", "expected"),
     [
-        (4, 1, 2, [0, 1, 2, 3]),
         (4, 2, 1, [0, 0, 1, 1, 2, 2, 3]),
         (5, 2, 2, [0, 1, 0, 1, 2, 3, 2, 3, 4]),
         (6, 2, 2, [0, 1, 2, 1, 2, 3, 4, 3, 4, 5]),
-        (4, 3, 3, [0, 1, 2, 0, 1, 2, 0, 1, 2, 3]),
         (3, 5, 3, [0, 1, 2]),
         (1, 2, 1, [0]),
     ],

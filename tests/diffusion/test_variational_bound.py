@@ -31,12 +31,23 @@ def normal_data(batch, some_keys):
     return STD[None] * keys.normal(keys.for_purpose(some_keys(batch), "data"), STD.shape)
 
 
-@pytest.mark.parametrize(("low", "high"), [(LOW, HIGH), (0.2, 2.0)])
-def test_for_normal_data_it_is_the_sum_of_three_formulas(low, high, text, some_keys):
+def test_for_normal_data_it_is_the_sum_of_three_formulas(text, some_keys):
     """Also over a short range, where it is far from tight."""
     batch, data_std = 4096, 0.5
     x_0 = normal_data(batch, some_keys)
-    found = jax.jit(bound(oracle.gaussian(0 * STD, STD), s.geometric(low, high)))(x_0, text(batch), some_keys(batch))
+
+    @jax.jit
+    def run(low, high):
+        denoise = oracle.gaussian(0 * STD, STD)
+        return bound(denoise, s.geometric(low, high), data_std=data_std)(x_0, text(batch), some_keys(batch))
+
+    for low, high in [(LOW, HIGH), (0.2, 2.0)]:
+        found = [np.asarray(term, np.float64) for term in run(low, high)]
+        sum_of_three_formulas(found, low, high, data_std)
+
+
+def sum_of_three_formulas(found, low, high, data_std):
+    batch = found[0].size
     variance, top = np.asarray(STD, np.float64) ** 2, high**2 + data_std**2
     expected = [
         0.5 * ((variance + high**2) / top - 1 + np.log(top / high**2)).sum(),
@@ -50,7 +61,7 @@ def test_for_normal_data_it_is_the_sum_of_three_formulas(low, high, text, some_k
     assert slack > 0
     if low == LOW:
         assert slack < 0.01
-    off = total(found) - entropy - slack
+    off = sum(found[:3]) - entropy - slack
     assert abs(off.mean()) < 3.5 * off.std() / batch**0.5
 
 
@@ -101,13 +112,12 @@ def test_with_unit_deviation_the_prior_term_is_that_of_vdm(text, some_keys):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("draws", [4, 32])
-def test_the_error_is_that_of_one_picture_with_many_keys(draws, text, some_keys):
-    batch = 2048
+def test_the_error_is_that_of_one_picture_with_many_keys(text, some_keys):
+    batch, draws = 2048, 24
     x_0 = jnp.broadcast_to(normal_data(1, some_keys), (batch, 2, 2, 1))
     found = jax.jit(bound(oracle.gaussian(0 * STD, STD), draws=draws))(x_0, text(batch), some_keys(batch))
     ratio = jnp.sqrt(jnp.mean(found.error**2)) / found.diffusion.std()
-    assert 0.9 < ratio < {4: 1.6, 32: 1.15}[draws]
+    assert 0.95 < ratio < 1.15
 
 
 def test_settings_may_be_traced_batches_do_not_count_and_gradients_exist(text, some_keys):
@@ -121,15 +131,18 @@ def test_settings_may_be_traced_batches_do_not_count_and_gradients_exist(text, s
             )
             return jnp.mean(found.diffusion), found
 
-        return jax.grad(mean, has_aux=True)(width)
+        part = bound(oracle.gaussian(0 * STD, width * STD), s.geometric(low, HIGH), data_std=data_std)(
+            x_0[1:3], jax.tree.map(lambda c: c[1:3], cond), given[1:3]
+        )
+        return *jax.grad(mean, has_aux=True)(width), part
 
     settings = [(1.0, LOW, 0.5), (1.0, 0.1, 0.5), (1.0, LOW, 30.0)]
     results = [run(*map(jnp.asarray, each), x_0, cond, given) for each in settings]
     assert run._cache_size() == 1
-    assert all(jnp.isfinite(gradient) and gradient != 0 for gradient, _ in results)
-    assert all((total(results[0][1]) != total(other)).all() for _, other in results[1:])
-    part = bound(oracle.gaussian(0 * STD, STD))(x_0[1:3], jax.tree.map(lambda c: c[1:3], cond), given[1:3])
-    np.testing.assert_allclose(total(part), total(results[0][1])[1:3], rtol=1e-4)
+    assert all(np.isfinite(gradient) and gradient != 0 for gradient, _, _ in results)
+    assert all((total(results[0][1]) != total(other)).all() for _, other, _ in results[1:])
+    for _, every, part in results:
+        np.testing.assert_allclose(total(part), total(every)[1:3], rtol=1e-4)
 
 
 def test_one_draw_is_refused(text, some_keys):
