@@ -73,10 +73,10 @@ def log_likelihood(
 
     Three traps. p is the density of x_0 plus noise of sigmas[-1], at x_0 itself: where the data are on a thin sheet it
     has no limit as sigmas[-1] goes to 0. At sigmas[0] p is taken to be normal, of mean zero and variance
-    sigmas[0]^2 + data_std^2, which neglects all else of the data; data_std = 0 is what samplers start from, and needs many steps.
-    For bytes, `dequantize` first. Between the ends the ODE is solved for x / sqrt(sigma^2 + data_std^2) in log(sigma),
-    so for normal data of mean zero and this deviation any number of steps is exact. Raises ValueError for an order
-    that is none of these.
+    sigmas[0]^2 + data_std^2, which neglects all else of the data; data_std = 0 is what samplers start from, and needs
+    many steps. For bytes, `dequantize` first. Between the ends the ODE is solved for x / sqrt(sigma^2 + data_std^2) in
+    log(sigma), so for normal data of mean zero and this deviation any number of steps is exact. Raises ValueError for
+    an order that is none of these.
     """
     if order not in RULES:
         raise ValueError(f"log_likelihood has the orders {list(RULES)}, not {order}")
