@@ -22,7 +22,7 @@ def std():
 
 
 def mixture():
-    return oracle.mixture(jnp.stack([mean(), -mean()]), 0.4, jnp.array([1.0, 2.0]))
+    return oracle.mixture(jnp.stack([mean(), -mean()]), 0.4, jnp.array([1.0, 2.0])).denoise
 
 
 def pictures(batch, seed=0):
@@ -48,7 +48,7 @@ def test_up_and_down_again_is_the_picture_to_the_order_of_the_sampler(name, text
     def errors(sigmas):
         up = editing.invert(sampler, mixture(), pictures(3), sigmas, *given)
         again = sampler(mixture(), up, sigmas, *given)
-        noise = editing.invert(sampler, oracle.gaussian(mean(), std()), pictures(3), sigmas, *given)
+        noise = editing.invert(sampler, oracle.gaussian(mean(), std()).denoise, pictures(3), sigmas, *given)
         back = again - mixture()(pictures(3), sigmas[-1], given[0])
         return jnp.stack([jnp.abs(noise - flow).max(), jnp.abs(back).max()])
 
@@ -89,7 +89,7 @@ def test_what_is_left_of_the_picture_is_what_the_noise_leaves_of_it(text, some_k
     factors = []
     for strength in (0.25, 0.5):
         cut = editing.from_level(sigmas, strength)
-        edit = lambda x_0: editing.img2img(samplers.heun, oracle.gaussian(mean(), std()), x_0, cut, cond, given)  # noqa: E731, B023
+        edit = lambda x_0: editing.img2img(samplers.heun, oracle.gaussian(mean(), std()).denoise, x_0, cut, cond, given)  # noqa: E731, B023
         _, factor = jax.jit(lambda x_0: jax.jvp(edit, (x_0,), (jnp.ones_like(x_0),)))(x_0)  # noqa: B023
         variance = std() ** 2
         exact = jnp.sqrt((variance + LOW**2) / (variance + cut[0] ** 2)) * variance / (variance + LOW**2)
@@ -104,7 +104,7 @@ def test_settings_may_be_traced_batches_do_not_count_and_gradients_exist(text, s
     @jax.jit
     def run(ends, width, x_0, cond, given):
         def both(x_0, ends, width, cond=cond, given=given):
-            denoise, sigmas = oracle.gaussian(mean(), width * std()), grids.karras(5, *ends)
+            denoise, sigmas = oracle.gaussian(mean(), width * std()).denoise, grids.karras(5, *ends)
             up = editing.invert(samplers.heun, denoise, x_0, sigmas, cond, given)
             return up, editing.img2img(samplers.heun, denoise, x_0, sigmas, cond, given)
 

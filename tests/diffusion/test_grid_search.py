@@ -12,7 +12,7 @@ LOW, HIGH = 0.05, 20.0
 
 def mixture():
     mean = jnp.array([[[0.3], [-0.2]], [[0.9], [0.0]]])
-    return oracle.mixture(jnp.stack([mean, -mean]), 0.4, jnp.array([1.0, 2.0]))
+    return oracle.mixture(jnp.stack([mean, -mean]), 0.4, jnp.array([1.0, 2.0])).denoise
 
 
 def noise(batch, seed):

@@ -230,7 +230,7 @@ def test_the_exact_classifier_makes_the_exact_conditional_denoiser(text):
     def exact(x, sigma, cond):
         return means + std**2 / (std**2 + sigma**2) * (x - means)  # text(3) asks for components 0, 1 and 2
 
-    guided = g.classifier(oracle.mixture(means, std, weights), log_p, 1.0)
+    guided = g.classifier(oracle.mixture(means, std, weights).denoise, log_p, 1.0)
     for sigma in (0.3, 1.0, 5.0):
         level = jnp.asarray(sigma)
         np.testing.assert_allclose(guided(X, level, text(3)), exact(X, level, text(3)), atol=2e-5)

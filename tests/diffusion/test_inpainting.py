@@ -18,7 +18,7 @@ BLACK_OR_WHITE = jnp.stack([jnp.ones((2, 2, 1)), -jnp.ones((2, 2, 1))])
 
 def mixture():
     """All pixels light or all dark: one pixel says which."""
-    return oracle.mixture(BLACK_OR_WHITE, 0.5, jnp.ones(2))
+    return oracle.mixture(BLACK_OR_WHITE, 0.5, jnp.ones(2)).denoise
 
 
 def start(some_keys, batch, high=HIGH):
@@ -107,7 +107,7 @@ def test_with_nothing_known_going_up_and_down_changes_no_distribution(text, some
     shape, data_std, sigmas = (8, 8, 1), 0.5, grids.karras(5, 0.1, 10.0)
     given, zero = some_keys(256), jnp.zeros(shape)
     x = (data_std**2 + sigmas[0] ** 2) ** 0.5 * keys.normal(keys.for_purpose(given, "start"), shape)
-    run = partial(repaint, oracle.gaussian(zero, zero + data_std), times=3, jump=2, data_std=data_std)
+    run = partial(repaint, oracle.gaussian(zero, zero + data_std).denoise, times=3, jump=2, data_std=data_std)
     nothing = jnp.zeros((1, *shape), bool)
     _, path = jax.jit(partial(run, trace=True))(x, sigmas, text(256), given, x_0=x, mask=nothing)
     x = np.asarray(path.x[-1], np.float64)

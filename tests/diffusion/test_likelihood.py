@@ -17,7 +17,7 @@ WEIGHTS = np.array([1.0, 2.0])
 
 
 def mixture(center):
-    return oracle.mixture(jnp.stack([jnp.asarray(center), -jnp.asarray(center)]), STD, jnp.asarray(WEIGHTS))
+    return oracle.mixture(jnp.stack([jnp.asarray(center), -jnp.asarray(center)]), STD, jnp.asarray(WEIGHTS)).denoise
 
 
 def log_density(x, center, sigma):
@@ -55,7 +55,7 @@ def test_normal_data_of_the_deviation_it_is_told_are_exact_in_any_number_of_step
     zero, data_std = jnp.zeros((2, 2, 1)), 0.7
     x_0 = pictures(4, (2, 2, 1)).astype(jnp.float32)
     found = lik.log_likelihood(
-        oracle.gaussian(zero, zero + data_std),
+        oracle.gaussian(zero, zero + data_std).denoise,
         x_0,
         grids.karras(levels, LOW, 10.0),  # at 10 the data are still to be seen: the prior counts them
         text(4),
@@ -71,7 +71,9 @@ def test_normal_data_of_the_deviation_it_is_told_are_exact_in_any_number_of_step
 def test_without_a_deviation_it_is_the_density_of_what_samplers_make(text, some_keys, x64):
     """Of normal data, from noise that has the variance of the noise alone: sigma^2 shrunk on its way to the picture."""
     std, high = 0.5, 2.0
-    run = partial(lik.log_likelihood, oracle.gaussian(jnp.zeros((1, 1, 1)), jnp.full((1, 1, 1), std)), data_std=0.0)
+    run = partial(
+        lik.log_likelihood, oracle.gaussian(jnp.zeros((1, 1, 1)), jnp.full((1, 1, 1), std)).denoise, data_std=0.0
+    )
     x_0 = pictures(3, (1, 1, 1))
     found = run(x_0, grids.uniform_log_snr(200, LOW, high), text(3), some_keys(3))
     variance = high**2 * (std**2 + LOW**2) / (std**2 + high**2)
@@ -97,7 +99,7 @@ def test_the_estimate_has_no_bias_and_more_probes_less_noise(text, some_keys):
 
 def test_rademacher_probes_are_exact_where_pixels_are_independent(text, some_keys):
     std = jnp.array([0.2, 0.5, 1.0, 2.0]).reshape(2, 2, 1)
-    function = lambda x: oracle.gaussian(0 * std, std)(x, jnp.asarray(0.6), text(3))  # noqa: E731
+    function = lambda x: oracle.gaussian(0 * std, std).denoise(x, jnp.asarray(0.6), text(3))  # noqa: E731
     x, given = pictures(3, FOUR.shape).astype(jnp.float32), some_keys(3)
     expected = jnp.full(3, jnp.sum(std**2 / (std**2 + 0.6**2)))
     ways = lik.exact, lik.hutchinson, partial(lik.hutchinson, draw=jax.random.normal)
@@ -138,7 +140,7 @@ def test_the_batch_size_makes_no_difference_and_gradients_exist(text, some_keys)
     @jax.jit
     def run(x_0, ends, width, cond, keys):
         def density(x_0, ends, width, cond=cond, keys=keys):
-            denoise = oracle.gaussian(jnp.asarray(FOUR, jnp.float32), jnp.full(FOUR.shape, width))
+            denoise = oracle.gaussian(jnp.asarray(FOUR, jnp.float32), jnp.full(FOUR.shape, width)).denoise
             return lik.log_likelihood(denoise, x_0, grids.karras(5, *ends), cond, keys, order=2)
 
         every, back = jax.vjp(density, x_0, ends, width)

@@ -107,7 +107,7 @@ def test_the_posterior_mean_has_the_least_loss_under_every_weighting(prediction,
     x_0, levels = mean + std * data, jnp.repeat(jnp.array([-6.0, -1.0, 1.0, 6.0]), 4)
 
     def losses(change):
-        exact = oracle.gaussian(mean[0], std[0])
+        exact = oracle.gaussian(mean[0], std[0]).denoise
 
         def denoise(x, sigma, cond):
             return exact(x, sigma, cond) + change[0] + change[1] * x

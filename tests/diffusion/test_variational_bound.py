@@ -38,7 +38,7 @@ def test_for_normal_data_it_is_the_sum_of_three_formulas(text, some_keys):
 
     @jax.jit
     def run(low, high):
-        denoise = oracle.gaussian(0 * STD, STD)
+        denoise = oracle.gaussian(0 * STD, STD).denoise
         return bound(denoise, s.geometric(low, high), data_std=data_std)(x_0, text(batch), some_keys(batch))
 
     for low, high in [(LOW, HIGH), (0.2, 2.0)]:
@@ -74,7 +74,9 @@ def test_for_a_mixture_it_is_tight_and_for_a_wrong_network_it_is_not(text, some_
     density = np.logaddexp(*(-0.5 * each / std**2 for each in squared)) - np.log(2) - 2 * np.log(2 * np.pi * std**2)
 
     def slack(width):
-        found = jax.jit(bound(oracle.mixture(jnp.stack([FOUR, -FOUR]), width, jnp.ones(2))))(x_0, text(batch), given)
+        found = jax.jit(bound(oracle.mixture(jnp.stack([FOUR, -FOUR]), width, jnp.ones(2)).denoise))(
+            x_0, text(batch), given
+        )
         off = total(found) + density
         return off.mean(), off.std() / batch**0.5
 
@@ -94,7 +96,7 @@ def test_of_the_schedule_only_the_ends_count_and_of_the_prediction_nothing(text,
         (s.rectified_flow(**ends), p.flow_prediction),
         (s.edm(np.exp(-4.5), np.exp(4.5)), p.edm_prediction),
     ]
-    denoise = oracle.gaussian(0 * STD, STD)
+    denoise = oracle.gaussian(0 * STD, STD).denoise
     first, *others = jax.jit(lambda *given: [bound(denoise, *row, draws=3)(*given) for row in rows])(
         x_0, text(4), some_keys(4)
     )
@@ -106,7 +108,7 @@ def test_of_the_schedule_only_the_ends_count_and_of_the_prediction_nothing(text,
 def test_with_unit_deviation_the_prior_term_is_that_of_vdm(text, some_keys):
     """For x_t of a variance-preserving schedule and p = N(0, 1)."""
     x_0, schedule = normal_data(3, some_keys), s.cosine(log_snr_min=-3.0)
-    found = bound(oracle.gaussian(0 * STD, STD), schedule, data_std=1.0)(x_0, text(3), some_keys(3)).prior
+    found = bound(oracle.gaussian(0 * STD, STD).denoise, schedule, data_std=1.0)(x_0, text(3), some_keys(3)).prior
     alpha, sigma = s.variance_preserving(jnp.asarray(-3.0))
     expected = 0.5 * jnp.sum((alpha * x_0) ** 2 + sigma**2 - 1 - 2 * jnp.log(sigma), axis=(1, 2, 3))
     np.testing.assert_allclose(found, expected, rtol=1e-4)
@@ -115,7 +117,7 @@ def test_with_unit_deviation_the_prior_term_is_that_of_vdm(text, some_keys):
 def test_the_error_is_that_of_one_picture_with_many_keys(text, some_keys):
     batch, draws = 2048, 24
     x_0 = jnp.broadcast_to(normal_data(1, some_keys), (batch, 2, 2, 1))
-    found = jax.jit(bound(oracle.gaussian(0 * STD, STD), draws=draws))(x_0, text(batch), some_keys(batch))
+    found = jax.jit(bound(oracle.gaussian(0 * STD, STD).denoise, draws=draws))(x_0, text(batch), some_keys(batch))
     ratio = jnp.sqrt(jnp.mean(found.error**2)) / found.diffusion.std()
     assert 0.95 < ratio < 1.15
 
@@ -126,12 +128,12 @@ def test_settings_may_be_traced_batches_do_not_count_and_gradients_exist(text, s
     @jax.jit
     def run(width, low, data_std, x_0, cond, given):
         def mean(width):
-            found = bound(oracle.gaussian(0 * STD, width * STD), s.geometric(low, HIGH), data_std=data_std)(
+            found = bound(oracle.gaussian(0 * STD, width * STD).denoise, s.geometric(low, HIGH), data_std=data_std)(
                 x_0, cond, given
             )
             return jnp.mean(found.diffusion), found
 
-        part = bound(oracle.gaussian(0 * STD, width * STD), s.geometric(low, HIGH), data_std=data_std)(
+        part = bound(oracle.gaussian(0 * STD, width * STD).denoise, s.geometric(low, HIGH), data_std=data_std)(
             x_0[1:3], jax.tree.map(lambda c: c[1:3], cond), given[1:3]
         )
         return *jax.grad(mean, has_aux=True)(width), part
@@ -147,4 +149,4 @@ def test_settings_may_be_traced_batches_do_not_count_and_gradients_exist(text, s
 
 def test_one_draw_is_refused(text, some_keys):
     with pytest.raises(ValueError, match="less than 2 draws, not 1"):
-        bound(oracle.gaussian(0 * STD, STD), draws=1)(normal_data(1, some_keys), text(1), some_keys(1))
+        bound(oracle.gaussian(0 * STD, STD).denoise, draws=1)(normal_data(1, some_keys), text(1), some_keys(1))
