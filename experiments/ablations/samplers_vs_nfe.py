@@ -20,7 +20,7 @@ from diffusion_jax.types import Cond
 from experiments.ablations import exact
 
 OUT = flags.DEFINE_string("out", "runs/ablations", "Folder of the picture and the table.")
-CALLS = (5, 6, 7, 8, 9, 10, 13, 21, 31)
+CALLS = (5, 6, 7, 8, 9, 10, 21)
 SIGMAS, DRAWN = (0.02, 80.0), 64
 SAMPLERS = {
     "euler": samplers.euler,
