@@ -59,6 +59,7 @@ def build(config: ConfigDict) -> Experiment:
     """Put the parts together that a config names. Raises ValueError, naming the entry, where one does not fit."""
     part = partial(named_part, config)
     aim = objective(config)
+    knots = config.get("learned_schedule", 0)
     unsure = models.Uncertainty(features) if (features := config.get("uncertainty", 0)) else None
     words = text.jointly_trained(part("tokenizer", tokenizers)(), part("text_encoder", models)())
     unet = part("denoiser", models)()
@@ -83,6 +84,8 @@ def build(config: ConfigDict) -> Experiment:
         params = {"text_encoder": words.init(text_key)}
         cond = encode(params, *null)
         x_t = jnp.zeros((1, *shape))
+        if knots:
+            params["schedule"] = {"falls": jnp.zeros(knots)}
         params["denoiser"] = unet.init(key, x_t, jnp.zeros(1), cond)["params"]
         return params | ({"uncertainty": unsure.init(key, jnp.zeros(1))["params"]} if unsure else {})
 
@@ -95,7 +98,16 @@ def build(config: ConfigDict) -> Experiment:
         cond = encode(params, tokens, mask, random_keys.for_purpose(keys, "text dropout")[0])
         predict = network(params, random_keys.for_purpose(keys, "dropout")[0])
         learned = partial(unsure.apply, {"params": params["uncertainty"]}) if unsure else None
-        return loss.diffusion_loss(predict, x_0, cond, keys, **_with_uncertainty(aim, learned)._asdict())
+        if not knots:
+            return loss.diffusion_loss(predict, x_0, cond, keys, **_with_uncertainty(aim, learned)._asdict())
+        # The mean of the losses trains the network, their scatter the schedule, which the mean does not depend on.
+        fixed, falls = jax.lax.stop_gradient, params["schedule"]["falls"]
+        mean_of, scatter_of = (objective(config, _learned(aim.schedule, each)) for each in (fixed(falls), falls))
+        total, metrics = loss.diffusion_loss(predict, x_0, cond, keys, **_with_uncertainty(mean_of, learned)._asdict())
+        predict = network(fixed(params), random_keys.for_purpose(keys, "dropout")[0])
+        known = {name: value for name, value in scatter_of._asdict().items() if name != "uncertainty"}
+        spread = loss.scatter(predict, x_0, fixed(cond), keys, **known)
+        return total + spread - fixed(spread), metrics | {"scatter": spread}
 
     return Experiment(
         text=words,
@@ -110,13 +122,23 @@ def build(config: ConfigDict) -> Experiment:
     )
 
 
-def objective(config: ConfigDict) -> Objective:
-    """What of a config is the training objective. Raises ValueError, naming the entry, where one does not fit."""
+def objective(config: ConfigDict, schedule: schedules.Schedule | None = None) -> Objective:
+    """What of a config is the training objective, of a given schedule or the config's own.
+
+    Raises ValueError, naming the entry, where one does not fit.
+    """
     part = partial(named_part, config)
-    schedule = part("schedule", schedules, inner=INNER)()
+    schedule = schedule or part("schedule", schedules, inner=INNER)()
     if not isinstance(schedule, schedules.Schedule):
         raise ValueError(f"config.schedule: {config.schedule.name} makes no schedule; cosine, for one, does")
     weigh = part("weighting", weighting, given=1, named=("schedule",), inner=INNER)
+    if config.get("learned_schedule", 0) and not entries.accepted(weigh, schedule=schedule):
+        raise ValueError(
+            "config.learned_schedule: by config.weighting some schedules have a smaller loss than others, and the "
+            "smallest is no use; set per_log_snr or elbo, by which all have the same"
+        )
+    if config.get("learned_schedule", 0) and config.get("uncertainty", 0) and config.noise_levels.name == "by_loss":
+        raise ValueError("config.learned_schedule: by_loss draws levels without regard to it: take another law or none")
     law = part("noise_levels", noise_levels, given=2, named=("loss_at",))
     if entries.accepted(law, loss_at=None) and not config.get("uncertainty", 0):
         raise ValueError("config.noise_levels: by_loss needs to know the loss: set config.uncertainty, to 128 say")
@@ -126,6 +148,12 @@ def objective(config: ConfigDict) -> Objective:
         noise_levels=law,
         weighting=partial(weigh, **entries.accepted(weigh, schedule=schedule)),
     )
+
+
+def _learned(schedule: schedules.Schedule, falls) -> schedules.Schedule:
+    """From end to end of the schedule, by the way that was learned."""
+    ends = (schedule.log_snr(jnp.asarray(t)) for t in (1.0, 0.0))
+    return schedules.from_knots(falls, *ends)._replace(alpha_sigma=schedule.alpha_sigma)
 
 
 def _with_uncertainty(aim: Objective, uncertainty: Callable | None) -> Objective:

@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
             noise_levels=dict(name="uniform"),  # diffusion.noise_levels
             weighting=dict(name="edm", sigma_data=1.0),  # diffusion.weighting; this one is the plain loss on v
             uncertainty=0,  # features of the learned loss at each level, models.Uncertainty; 0: none is learned
+            learned_schedule=0,  # knots of a schedule that is learned to make the loss scatter least; 0: it is as above
             caption_dropout=0.1,
             # models
             tokenizer=dict(name="byt5", max_length=48),  # data.tokenizers

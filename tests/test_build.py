@@ -114,6 +114,43 @@ def test_a_learned_uncertainty(config, law):
     assert slope != 0
 
 
+def test_a_learned_schedule(config, stirred):
+    """The network learns as it would with the schedule as it is, and the schedule learns to scatter less."""
+    config.schedule = dict(name="log_linear")
+    config.weighting = dict(name="elbo")
+    fixed = build.build(config)
+    config.learned_schedule = 8
+    learned = build.build(config)
+    params = jax.jit(learned.init)(jax.random.key(0))
+    assert params.keys() == {"text_encoder", "denoiser", "schedule"}
+    params = params | stirred({name: params[name] for name in ("text_encoder", "denoiser")})
+    batch = batch_of(learned, ["red"] * 8)
+    (total, metrics), gradient = jax.jit(jax.value_and_grad(learned.loss, has_aux=True))(params, batch, KEYS)
+    (plain, _), expected = jax.jit(jax.value_and_grad(fixed.loss, has_aux=True))(params, batch, KEYS)
+    np.testing.assert_allclose(total, plain, rtol=1e-5)
+    for name in ("text_encoder", "denoiser"):
+        for one, other in zip(jax.tree.leaves(gradient[name]), jax.tree.leaves(expected[name]), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * abs(other).max())
+    falls = gradient["schedule"]["falls"]
+    moved = params | {"schedule": {"falls": -0.002 * falls / jnp.linalg.norm(falls)}}
+    after = jax.jit(learned.loss)(moved, batch, KEYS)[1]
+    assert after["scatter"] * after["loss"] ** 2 < metrics["scatter"] * metrics["loss"] ** 2  # the mean square
+
+
+@pytest.mark.parametrize(
+    ("weighting", "law", "line"),
+    [
+        ("constant", "uniform", "set per_log_snr or elbo"),
+        ("elbo", "by_loss", "by_loss draws levels without regard to it"),
+    ],
+)
+def test_a_schedule_that_cannot_be_learned(config, weighting, law, line):
+    config.weighting, config.noise_levels = dict(name=weighting), dict(name=law)
+    config.learned_schedule, config.uncertainty = 8, 8
+    with pytest.raises(ValueError, match=rf"config.learned_schedule: .*{line}"):
+        build.build(config)
+
+
 def test_levels_by_loss_need_a_loss(config):
     config.noise_levels = dict(name="by_loss")
     with pytest.raises(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from diffusion_jax.diffusion.keys import for_purpose, normal
@@ -29,14 +30,50 @@ def diffusion_loss(
     are multiplied by them in the metrics as well: what is logged then means what it means for uniform levels. With
     `uncertainty`, log_snr -> u, the first answer is `weighting.with_uncertainty` of that loss, and the metrics stay.
     """
-    log_snr, weight = drawn(noise_levels, for_purpose(keys, "level"), schedule)
-    eps = normal(for_purpose(keys, "noise"), x_0.shape[1:], log_snr.dtype)
-    error = eps_error(network, x_0, eps, log_snr, cond, schedule=schedule, parameterization=parameterization)
+    log_snr, weight, error = measured(network, x_0, cond, keys, schedule, parameterization, noise_levels)
     each = weighting(log_snr) * error
     metrics = {"loss": jnp.mean(weight * each), "eps_error": jnp.mean(weight * error)}
     if uncertainty is None:
         return metrics["loss"], metrics
     return jnp.mean(weight * with_uncertainty(each, uncertainty(log_snr))), metrics
+
+
+def scatter(
+    network: Network,
+    x_0: Image,
+    cond: Cond,
+    keys: Keys,
+    *,
+    schedule: Schedule,
+    parameterization: Parameterization,
+    noise_levels: Callable,
+    weighting: Callable,
+) -> Scalar:
+    """The mean square of the losses of the examples, in the square of their mean: what a learned schedule makes small.
+
+    With a weighting under which all schedules of one range have one expected loss (`weighting.per_log_snr`, `elbo`),
+    that is one more than the loss's relative variance, which VDM's schedule is learned to make small (Kingma et al.
+    2021). The mean has no gradient here.
+    """
+    log_snr, weight, error = measured(network, x_0, cond, keys, schedule, parameterization, noise_levels)
+    each = weight * weighting(log_snr) * error
+    return jnp.mean(jnp.square(each / jax.lax.stop_gradient(jnp.mean(each))))
+
+
+def measured(
+    network: Network,
+    x_0: Image,
+    cond: Cond,
+    keys: Keys,
+    schedule: Schedule,
+    parameterization: Parameterization,
+    noise_levels: Callable,
+) -> tuple[LogSnr, LogSnr, LogSnr]:
+    """The level that each example drew, its weight by the law of the levels, and the error in eps there."""
+    log_snr, weight = drawn(noise_levels, for_purpose(keys, "level"), schedule)
+    eps = normal(for_purpose(keys, "noise"), x_0.shape[1:], log_snr.dtype)
+    error = eps_error(network, x_0, eps, log_snr, cond, schedule=schedule, parameterization=parameterization)
+    return log_snr, weight, error
 
 
 def drawn(noise_levels: Callable, keys: Keys, schedule: Schedule) -> tuple[LogSnr, LogSnr]:
