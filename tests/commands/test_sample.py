@@ -138,7 +138,7 @@ def test_bytes_of_the_real_command_line_that_are_not_utf8(tmp_path, alone):
         (["--nfe=-3"], 1, "nfe is -3"),
         (["--sampler=heun", "--nfe=4"], 1, "nfe 4 cannot be had with this sampler: take 3 or 5"),
         (["--sampler=hoin"], 1, "has no 'hoin': did you mean heun"),
-        (["--sampler=steps_for"], 1, "steps_for does not fit here"),
+        (["--sampler=steps_for"], 1, "has no 'steps_for'"),
         (["--cfg_scale=nan"], 1, "--cfg_scale=nan is no finite number"),
         (["--cfg_scale=inf"], 1, "--cfg_scale=inf is no finite number"),
         (["--cfg_scale=1e38"], 1, "the pictures hold NaN"),

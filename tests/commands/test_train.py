@@ -315,7 +315,7 @@ def test_the_checkpoint_of_another_model_is_one_line(train, trained, tmp_path):
         (["--config.sampling.sampler.name=dpmp"], 1, "config.sampler: diffusion_jax.diffusion.samplers has no 'dpmp'"),
         (["--config.weighting.name=edn"], 1, "did you mean edm"),
         (["--config.noise_levels.name=unifrom"], 1, "did you mean uniform"),
-        (["--config.schedule.name=variance_preserving"], 1, "config.schedule: variance_preserving does not fit here"),
+        (["--config.schedule.name=variance_preserving"], 1, "has no 'variance_preserving'"),
         (["--config.sampling.nfe=0"], 1, "nfe is 0, but this sampler calls the network at least 1 time"),
         (["--config.sampling.sigma_min=100."], 1, "must be positive and below"),
         (["--config.train.log_every=0"], 1, "config.train.log_every is 0: it must be at least 1"),
