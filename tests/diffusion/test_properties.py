@@ -11,8 +11,8 @@ from diffusion_jax.diffusion import parameterization as p
 from diffusion_jax.diffusion import schedules as s
 from diffusion_jax.types import Cond
 
-thoroughly = settings(deadline=None, derandomize=True, database=None, max_examples=40)
-a_few = settings(deadline=None, derandomize=True, database=None, max_examples=8)
+thoroughly = settings(deadline=None, derandomize=True, database=None, max_examples=25)
+a_few = settings(deadline=None, derandomize=True, database=None, max_examples=5)
 number = some.floats
 scaling = some.sampled_from([s.variance_preserving, s.variance_exploding, s.straight_line])
 simple = some.one_of(
