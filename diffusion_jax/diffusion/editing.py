@@ -32,10 +32,10 @@ def from_level(sigmas: Sigmas, strength: float) -> Float[Array, " kept"]:
 
 
 def img2img(sampler: Sampler, denoise: Denoiser, x_0: Image, sigmas: Sigmas, cond: Cond, keys: Keys) -> Image:
-    """SDEdit (Meng et al. 2022): noise of sigmas[0] on the picture, then the sampler. `from_level` cuts the sigmas.
+    """SDEdit (Meng et al. 2022, Algorithm 1): noise of sigmas[0] on the picture, then the sampler.
 
-    The more noise, the less is left of the picture; at the largest level what is left is x_0 / sigmas[0], not nothing.
-    The noise is drawn as a picture's first noise is, from the same keys.
+    `from_level` cuts the sigmas. The more noise, the less is left of the picture; at the largest level what is left is
+    x_0 / sigmas[0], not nothing. The noise is drawn as a picture's first noise is, from the same keys.
     """
     eps = normal(for_purpose(keys, "start"), x_0.shape[1:], sigmas.dtype)
     return sampler(denoise, x_0.astype(sigmas.dtype) + sigmas[0] * eps, sigmas, cond, keys)

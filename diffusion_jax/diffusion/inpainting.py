@@ -48,10 +48,10 @@ def repaint(
     """RePaint (Lugmayr et al. 2022, Algorithm 1): a sampler that goes each stretch of `jump` levels `times` times.
 
     Down by `ancestral` of data_std, with x_0 and fresh noise where the mask is True, and up by fresh noise alone; what
-    is unknown so gets into keeping with what is known. times = 1 is replacement as in Song et al. (2021, score SDE).
-    `times` and `jump` are static and the defaults theirs for 250 levels; at few, a jump of 1 does more. The order of
-    the stretches is that of their code, which repeats only those with `jump` levels above. Their text says that m holds
-    the unknown, their algorithm and code that it holds the known, as here. n levels cost
+    is unknown so gets into keeping with what is known. times = 1 is replacement as in appendix I.2 of Song et al.
+    (2021, score SDE). `times` and `jump` are static and the defaults theirs for 250 levels; at few, a jump of 1 does
+    more. The order of the stretches is that of their code, which repeats only those with `jump` levels above. Their
+    text says that m holds the unknown, their algorithm and code that it holds the known, as here. n levels cost
     n + (times - 1) jump floor((n - 1) / jump) calls. Raises ValueError for times or jump below 1.
     """
     visited, reached = _visits(sigmas.size, times, jump)

@@ -31,7 +31,7 @@ def hutchinson(
 
     `function` must treat the examples of a batch apart. `probes` (static) is how many v each example draws from its
     key, `draw` their distribution: jax.random.rademacher, which is exact where J is diagonal, or jax.random.normal.
-    One pass forward and one derivative for each probe (Hutchinson 1990; Grathwohl et al. 2019).
+    One pass forward and one derivative for each probe (Hutchinson 1990; Grathwohl et al. 2019, equation 7).
     """
     shape = (probes, *x.shape[1:])
     v = jax.vmap(lambda key: draw(key, shape, x.dtype), out_axes=1)(for_purpose(keys, "probe"))

@@ -38,10 +38,10 @@ def variational_bound(
     draws: int = 16,
     data_std: ArrayLike = 0.5,
 ) -> Bound:
-    """The bound of VDM (Kingma et al. 2021) in continuous time, of pictures on a continuous scale.
+    """The bound of VDM (Kingma et al. 2021, equation 11) in continuous time, of pictures on a continuous scale.
 
-    diffusion: half the integral over log_snr of the squared error in eps. Only the ends of the schedule count, so the
-    levels are uniform in log_snr: one in each of `draws` (static) equal parts, by the key of the example.
+    diffusion: half the integral over log_snr of the squared error in eps (equation 17). Only the ends of the schedule
+    count, so the levels are uniform in log_snr: one in each of `draws` (static) equal parts, by the key of the example.
     prior: the divergence of x at the largest sigma from a normal with variance sigma^2 + data_std^2; 1 is VDM's.
     reconstruction: p(x_0 | x) is normal around x with the smallest sigma as its deviation, of which the expected
     -log is half of log(2 pi e sigma^2) a pixel, whatever the picture. It is tight as sigma goes to 0. VDM instead gives

@@ -12,7 +12,7 @@ from diffusion_jax.types import Cond, Denoiser, Image, Scalar
 def cfg(denoise: Denoiser, null_cond: Cond, scale: Scale) -> Denoiser:
     """Classifier-free guidance, D(null) + scale (D(cond) - D(null)), in one call on a doubled batch.
 
-    Scale 1 is no guidance and 0 is no text (Ho and Salimans 2022, whose weight is one less).
+    Scale 1 is no guidance and 0 is no text (Ho and Salimans 2022, equation 6, whose weight is one less).
     """
 
     def guided(x: Image, sigma: Scalar, cond: Cond) -> Image:
@@ -23,7 +23,7 @@ def cfg(denoise: Denoiser, null_cond: Cond, scale: Scale) -> Denoiser:
 
 
 def autoguidance(denoise: Denoiser, weaker: Denoiser, scale: Scale) -> Denoiser:
-    """Away from a weaker denoiser, W + scale (D - W), in a call of each (Karras et al. 2024).
+    """Away from a weaker denoiser, W + scale (D - W), in a call of each (Karras et al. 2024, equation 3).
 
     They take a smaller or less trained network, which is given the same text. With `without_text(denoise, ...)` this is
     `cfg`; with `weakened` it is perturbed-attention guidance (Ahn et al. 2024) or skip-layer guidance.
@@ -43,7 +43,7 @@ def composed(
     others: Sequence[Cond],
     weights: Sequence[Scale] | Float[Array, " k"],
 ) -> Denoiser:
-    """`cfg` with k more texts, each with a weight: positive is AND, negative is NOT (Liu et al. 2022).
+    """`cfg` with k more texts, each with a weight: positive is AND (Liu et al. 2022, equation 11), negative NOT.
 
         D(null) + scale (D(cond) - D(null)) + sum_i weight_i (D(other_i) - D(null))
 

@@ -48,7 +48,7 @@ def rescaled(
 def apg(
     denoise: Denoiser, null_cond: Cond, scale: Scale, eta: ArrayLike = 0.0, longest: ArrayLike = jnp.inf
 ) -> Denoiser:
-    """Adaptive projected guidance of Sadat et al. (2024): of what text changes, the part along D(cond) counts eta.
+    """Adaptive projected guidance (Sadat et al. 2024, Algorithm 1): of the change, the part along D(cond) counts eta.
 
     That part makes colors too strong. The change D(cond) - D(null) is first shortened to at most `longest`, in the norm
     over all of an example, which grows with the number of pixels. Eta 1 with longest = inf is `cfg`. Their momentum is
@@ -68,12 +68,12 @@ def apg(
 
 
 def cfg_zero_star(denoise: Denoiser, null_cond: Cond, scale: Scale, sigma_zero: ArrayLike = jnp.inf) -> Denoiser:
-    """CFG-Zero* of Fan et al. (2025): s v_null + scale (v_cond - s v_null), with s = <v_cond, v_null> / |v_null|^2.
+    """CFG-Zero* (Fan et al. 2025, Algorithm 1): the velocity s v_null + scale (v_cond - s v_null).
 
-    v = eps - x_0 is the velocity of x_t on a straight line; with eps = (x - D) / sigma, sigma v = x - (1 + sigma) D. So
-    D = (x - sigma v) / (1 + sigma), and v = 0 is D = x / (1 + sigma). Where sigma > sigma_zero that is the answer: x_t
-    stands still and the network is not called, as in their first steps; inf leaves that out. On the line
-    sigma = t / (1 - t), with noise at t = 1.
+    s = <v_cond, v_null> / |v_null|^2. v = eps - x_0 is the velocity of x_t on a straight line; with
+    eps = (x - D) / sigma, sigma v = x - (1 + sigma) D. So D = (x - sigma v) / (1 + sigma), and v = 0 is
+    D = x / (1 + sigma). Where sigma > sigma_zero that is the answer: x_t stands still and the network is not called, as
+    in their first steps; inf leaves that out. On the line sigma = t / (1 - t), with noise at t = 1.
     """
 
     def guided(x: Image, sigma: Scalar, cond: Cond) -> Image:

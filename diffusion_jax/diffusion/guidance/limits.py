@@ -8,7 +8,7 @@ from diffusion_jax.types import Cond, Denoiser, Image, Scalar
 
 
 def within(plain: Denoiser, guided: Denoiser, sigma_lo: ArrayLike, sigma_hi: ArrayLike) -> Denoiser:
-    """`guided` where sigma_lo < sigma <= sigma_hi, else `plain`; only one runs (Kynkäänniemi et al. 2024)."""
+    """`guided` alone where sigma_lo < sigma <= sigma_hi, else `plain` alone (Kynkäänniemi et al. 2024, equation 6)."""
 
     def denoise(x: Image, sigma: Scalar, cond: Cond) -> Image:
         return jax.lax.cond((sigma_lo < sigma) & (sigma <= sigma_hi), guided, plain, x, sigma, cond)
@@ -17,9 +17,10 @@ def within(plain: Denoiser, guided: Denoiser, sigma_lo: ArrayLike, sigma_hi: Arr
 
 
 def dynamic_threshold(guided: Denoiser, percentile: ArrayLike = 99.5) -> Denoiser:
-    """Imagen's: x_0 of each example is clipped to [-s, s] and divided by s, its percentile of |x_0| if that is over 1.
+    """x_0 of each example clipped to [-s, s] and divided by s, its percentile of |x_0| if that is over 1.
 
-    For pictures in [-1, 1], around the guidance that saturates them. Percentile 100 only ever scales.
+    Imagen's (Saharia et al. 2022, section 2.3): for pictures in [-1, 1], around the guidance that saturates them.
+    Percentile 100 only ever scales.
     """
 
     def thresholded(x: Image, sigma: Scalar, cond: Cond) -> Image:
@@ -32,5 +33,5 @@ def dynamic_threshold(guided: Denoiser, percentile: ArrayLike = 99.5) -> Denoise
 
 
 def static_threshold(guided: Denoiser) -> Denoiser:
-    """x_0 clipped to [-1, 1]."""
+    """x_0 clipped to [-1, 1] (Saharia et al. 2022, section 2.3)."""
     return lambda x, sigma, cond: jnp.clip(guided(x, sigma, cond), -1, 1)

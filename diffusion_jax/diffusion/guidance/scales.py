@@ -31,7 +31,7 @@ def cosine_ramp(
 ) -> Callable[[Scalar], Scalar]:
     """As `linear_ramp`, along (1 - cos(pi (1 - t)^power)) / 2, which is flat at both ends (Wang et al. 2024).
 
-    Power 1 is their "cosine", which passes the mean of the two in the middle; a larger one rises later.
+    Power 1 is their "cosine", which passes the mean of the two in the middle; a larger one (their "pcs") rises later.
     """
 
     def scale(sigma: Scalar) -> Scalar:

@@ -10,7 +10,7 @@ from diffusion_jax.types import Cond, Keys
 
 
 def drop(cond: Cond, null_cond: Cond, probability: ArrayLike, keys: Keys) -> Cond:
-    """The training half of cfg: each example, by its own key, loses its text with this probability."""
+    """Each example, by its own key, loses its text with this probability (Ho and Salimans 2022, Algorithm 1)."""
     lost = uniform(for_purpose(keys, "drop")) < probability
 
     def choose(kept, null):

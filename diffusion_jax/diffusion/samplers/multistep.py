@@ -17,9 +17,10 @@ Weights = Float[Array, "n order"]
 
 
 def dpmpp_2m(denoise: Denoiser, x: Image, sigmas: Sigmas, cond: Cond, keys: Keys, trace: bool = False) -> Result:
-    """DPM-Solver++(2M) of Lu et al. (2022): second order.
+    """DPM-Solver++(2M) of Lu et al. (2022, Algorithm 2): second order.
 
-    D is extrapolated in log(sigma) from this level and the one before, half a step ahead.
+    D is extrapolated in log(sigma) from this level and the one before, half a step ahead: with r = sigma_next / sigma
+    and h = -log(r), x_next = r x + (1 - r) (D + h / (2 h_before) (D - D_before)).
     """
     return _from_estimates(denoise, x, sigmas, cond, _line(sigmas, 1 - _ratio(sigmas), 1 - _ratio(sigmas)), trace)
 
@@ -125,7 +126,7 @@ def lms(
 def ipndm(
     denoise: Denoiser, x: Image, sigmas: Sigmas, cond: Cond, keys: Keys, order: int = 4, trace: bool = False
 ) -> Result:
-    """PNDM's linear multistep method (Liu et al. 2022) without its Runge-Kutta start, as of Zhang and Chen (2023).
+    """PNDM's multistep method (Liu et al. 2022, equation 12), not begun by Runge-Kutta, as of Zhang and Chen (2023).
 
     The weights are those of even steps whatever the grid, so it is of first order where the steps are uneven; at very
     few levels that costs less than it seems. Raises ValueError for an order over 4.

@@ -8,7 +8,7 @@ from diffusion_jax.types import Cond, Denoiser, Image, Keys, Sigmas
 
 
 def euler(denoise: Denoiser, x: Image, sigmas: Sigmas, cond: Cond, keys: Keys, trace: bool = False) -> Result:
-    """First order, one call a level: straight on along the derivative. `ddim` with eta = 0 is the same."""
+    """First order, one call a level: along the derivative, as `ddim` with eta = 0 (Song et al. 2021, equation 13)."""
 
     def move(x, _, sigma, sigma_next, index):
         x_0 = denoise(x, sigma, cond)
@@ -22,7 +22,7 @@ def ddim(
 ) -> Result:
     """DDIM, one call a level; eta in [0, 1] goes from no fresh noise to that of `ancestral`.
 
-    Equation 16 of Song et al. (2021) gives its deviation for x_t; divided by alpha_t it is
+    Equation 12 of Song et al. (2021); their equation 16 gives its deviation for x_t, and divided by alpha_t it is
     eta sigma_next sqrt(1 - (sigma_next / sigma)^2), in which no schedule is left.
     """
 
@@ -40,8 +40,8 @@ def ancestral(
 ) -> Result:
     """DDPM, one call a level: a draw of x at sigma_next given x, as if the data had deviation `data_std` around D.
 
-    0 and 1 are the two variances of Ho et al. (2020), "fixed small" and "fixed large": right for data that are a point,
-    and for white noise of unit variance. For normal data of this deviation any number of levels is exact.
+    0 and 1 are the two variances of Ho et al. (2020, section 3.2), "fixed small" and "fixed large": right for data that
+    are a point, and for white noise of unit variance. For normal data of this deviation any number of levels is exact.
     """
 
     def move(x, _, sigma, sigma_next, index):

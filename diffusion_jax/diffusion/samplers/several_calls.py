@@ -16,7 +16,7 @@ Steps = Float[Array, " steps"]  # one number for each: the levels but the last
 
 
 def heun(denoise: Denoiser, x: Image, sigmas: Sigmas, cond: Cond, keys: Keys, trace: bool = False) -> Result:
-    """Heun's of Karras et al. (2022): second order, 2n - 1 calls for n levels.
+    """Heun's of Karras et al. (2022, Algorithm 1): second order, 2n - 1 calls for n levels.
 
     A step of Euler, then the same step again with the mean of the slopes at its two ends.
     """
@@ -60,9 +60,9 @@ def restart(
     rho: ArrayLike = 7.0,
     trace: bool = False,
 ) -> Result:
-    """Restart of Xu et al. (2023): `heun` that at the level nearest to sigma_lo goes back to sigma_hi, and down again.
+    """Restart (Xu et al. 2023, Algorithm 2): `heun` that at the level nearest to sigma_lo goes back to sigma_hi.
 
-    That happens `times` times, each with fresh noise and `levels` Karras levels (both static), and costs
+    That happens `times` times, each with fresh noise and down again in `levels` Karras levels (both static), and costs
     2 times (levels - 1) calls more than `heun`. Where sigma_hi is not above that level, nothing is added. The interval
     is that of the authors' example; they use several.
     """
