@@ -31,7 +31,8 @@ def denoiser(network: Network, schedule: Schedule, parameterization: Parameteriz
 def unit_variance(network: Network, alpha_sigma: Callable, sigma_data: ArrayLike = 1.0) -> Network:
     """The network fed with x_t / sqrt(sigma_data^2 alpha_t^2 + sigma_t^2): of unit variance at every level.
 
-    Nothing changes for a variance-preserving schedule and unit data; with alpha_t = 1 it is EDM's c_in.
+    Nothing changes for a variance-preserving schedule and unit data; with alpha_t = 1 it is EDM's c_in (Karras et al.
+    2022, Table 1).
     """
 
     def scaled(x_t: Image, log_snr: LogSnr, cond: Cond) -> Image:

@@ -29,7 +29,7 @@ ALIGN_YOUR_STEPS = {  # the levels of ten steps, as its authors give them on the
 
 
 def karras(n: int, sigma_min: ArrayLike, sigma_max: ArrayLike, rho: ArrayLike = 7.0) -> Sigmas:
-    """Uniform in sigma^(1/rho) (EDM): the larger rho, the more of the levels lie at low noise."""
+    """Uniform in sigma^(1/rho) (EDM, equation 5): the larger rho, the more of the levels lie at low noise."""
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return (low + _even(n) * (high - low)) ** rho
 
@@ -62,8 +62,8 @@ def leading(
     """Every (steps // n)-th of the steps 0 ... steps - 1, from step `offset` on: the way of DDPM and Stable Diffusion.
 
     It does not reach sigma_max, so a sampler starts from noise that the network takes for some picture's, and with
-    n = 1 it is sigma_min alone (Lin et al. 2024 call it a flaw and prefer `trailing`). Stable Diffusion has offset 1.
-    steps and offset are static. Raises ValueError if a step lies beyond the last.
+    n = 1 it is sigma_min alone (Lin et al. 2024, Table 2, call it a flaw and prefer `trailing`). Stable Diffusion has
+    offset 1. steps and offset are static. Raises ValueError if a step lies beyond the last.
     """
     _check(n)
     chosen = np.arange(n)[::-1] * (steps // n) + offset
@@ -73,9 +73,10 @@ def leading(
 
 
 def trailing(n: int, sigma_min: ArrayLike, sigma_max: ArrayLike, schedule: Schedule, steps: int = 1000) -> Sigmas:
-    """Every (steps / n)-th of the steps 0 ... steps - 1, counted down from the last and rounded (Lin et al. 2024).
+    """Every (steps / n)-th of the steps 0 ... steps - 1, counted down from the last and rounded.
 
-    It ends above sigma_min, at step steps / n - 1. steps is static. Raises ValueError for n > steps.
+    Lin et al. (2024), Table 2. It ends above sigma_min, at step steps / n - 1. steps is static. Raises ValueError for
+    n > steps.
     """
     _check(n)
     if n > steps:

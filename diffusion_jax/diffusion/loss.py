@@ -53,7 +53,7 @@ def scatter(
 
     With a weighting under which all schedules of one range have one expected loss (`weighting.per_log_snr`, `elbo`),
     that is one more than the loss's relative variance, which VDM's schedule is learned to make small (Kingma et al.
-    2021). The mean has no gradient here.
+    2021, Appendix I.2). The mean has no gradient here.
     """
     log_snr, weight, error = measured(network, x_0, cond, keys, schedule, parameterization, noise_levels)
     each = weight * weighting(log_snr) * error

@@ -27,8 +27,8 @@ def stratified(keys: Keys, schedule: Schedule) -> LogSnr:
     """t uniform in [0, 1), and evenly spaced over the batch: the loss of a batch then varies less with its levels.
 
     t = (u + i / batch) mod 1 for the example in place i, with one u from the first key of the global batch (VDM, Kingma
-    et al. 2021: the low-discrepancy sampler). So the level of an example depends on its place and on the size of the
-    batch, unlike that of any other law here; how the batch is laid out on devices does not matter.
+    et al. 2021, Appendix I.1: the low-discrepancy sampler). So the level of an example depends on its place and on the
+    size of the batch, unlike that of any other law here; how the batch is laid out on devices does not matter.
     """
     places = jnp.arange(keys.shape[0], dtype=float) / keys.shape[0]
     return schedule.log_snr(jnp.mod(uniform_numbers(keys[:1]) + places, 1.0))
@@ -37,7 +37,7 @@ def stratified(keys: Keys, schedule: Schedule) -> LogSnr:
 def log_normal(keys: Keys, schedule: Schedule, mean: ArrayLike = -1.2, std: ArrayLike = 1.2) -> LogSnr:
     """log(sigma) normal, whatever the schedule; the default is EDM's, for data of standard deviation 0.5.
 
-    EDM2 (Karras et al. 2024) has mean -0.4 and std 1.0.
+    EDM: Karras et al. (2022), Table 1. EDM2 (Karras et al. 2024, equation 16) has mean -0.4 and std 1.0.
     """
     return -2 * (mean + std * normal(keys, ()))
 
@@ -45,7 +45,7 @@ def log_normal(keys: Keys, schedule: Schedule, mean: ArrayLike = -1.2, std: Arra
 def logit_normal(keys: Keys, schedule: Schedule, mean: ArrayLike = 0.0, std: ArrayLike = 1.0) -> LogSnr:
     """log(t / (1 - t)) normal: the middle of the schedule more often than its ends (Stable Diffusion 3).
 
-    On an uncut straight line t / (1 - t) is sigma, so there this is `log_normal`.
+    Equation 19 of Esser et al. (2024). On an uncut straight line t / (1 - t) is sigma, so there this is `log_normal`.
     """
     return schedule.log_snr(sigmoid(mean + std * normal(keys, ())))
 
@@ -53,7 +53,8 @@ def logit_normal(keys: Keys, schedule: Schedule, mean: ArrayLike = 0.0, std: Arr
 def mode(keys: Keys, schedule: Schedule, scale: ArrayLike = 1.29) -> LogSnr:
     """The middle of the schedule more often than its ends, which still have a share each (Stable Diffusion 3).
 
-    t = 1 - u - scale (cos^2(pi u / 2) - 1 + u) with u uniform, "mode sampling with heavy tails" (Esser et al. 2024).
+    t = 1 - u - scale (cos^2(pi u / 2) - 1 + u) with u uniform, "mode sampling with heavy tails" (Esser et al. 2024,
+    equation 20).
     scale: from -1, which prefers the ends, over 0, which is `uniform`, to 2 / (pi - 2) = 1.75; beyond these t turns
     back on itself.
     """
@@ -77,7 +78,7 @@ def by_loss(
     loss_at: log_snr -> a positive guess of the loss there, its weight included; no gradient passes through it.
         exp(log_variance) of `models.uncertainty` is one that is learned.
     power: of loss_at in the density of t. 1 for the expected loss, 0.5 for the expected square of it: the density of
-        least variance is sqrt(E[loss^2]), which Nichol and Dhariwal (2021) keep for each of their steps.
+        least variance is sqrt(E[loss^2]), which Nichol and Dhariwal (2021, section 3.3) keep for each step.
     floor: the share of the levels, in [0, 1], that stays uniform; no weight exceeds 1 / floor.
     bins: of t, over which the density is constant; static.
     """

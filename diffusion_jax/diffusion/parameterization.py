@@ -26,7 +26,7 @@ Parameterization = Callable[[Each, Each], tuple[Each, Each]]
 
 
 def eps_prediction(alpha_t: Each, sigma_t: Each) -> tuple[Each, Each]:
-    """The noise, y = eps (DDPM). An error in it is one in x_0 times sigma_t / alpha_t: large at high noise."""
+    """The noise, y = eps (DDPM, equation 14): an error is one in x_0 times sigma_t / alpha_t, large at high noise."""
     return jnp.zeros_like(alpha_t), jnp.ones_like(sigma_t)
 
 
@@ -36,7 +36,7 @@ def x0_prediction(alpha_t: Each, sigma_t: Each) -> tuple[Each, Each]:
 
 
 def v_prediction(alpha_t: Each, sigma_t: Each) -> tuple[Each, Each]:
-    """y = alpha_t eps - sigma_t x_0 for a variance-preserving schedule (Salimans and Ho 2022).
+    """y = alpha_t eps - sigma_t x_0 for a variance-preserving schedule (Salimans and Ho 2022, Appendix D).
 
     For any other it is divided by sqrt(alpha_t^2 + sigma_t^2), so that y has unit variance if the data have: with
     alpha_t = 1 this is `edm_prediction` for sigma_data = 1, with the sign turned.
@@ -46,14 +46,14 @@ def v_prediction(alpha_t: Each, sigma_t: Each) -> tuple[Each, Each]:
 
 
 def flow_prediction(alpha_t: Each, sigma_t: Each) -> tuple[Each, Each]:
-    """y = eps - x_0, the velocity of x_t on a straight line (rectified flow)."""
+    """y = eps - x_0, the velocity of x_t on a straight line (rectified flow: Esser et al. 2024, section 3.1)."""
     return -jnp.ones_like(alpha_t), jnp.ones_like(sigma_t)
 
 
 def edm_prediction(alpha_t: Each, sigma_t: Each, sigma_data: ArrayLike = 0.5) -> tuple[Each, Each]:
     """The preconditioning of Karras et al. (2022) for data of standard deviation `sigma_data`: y has unit variance.
 
-    Their c_in is `denoiser.unit_variance(network, alpha_sigma, sigma_data)`.
+    Table 1, with equation 7: y is their F. Their c_in is `denoiser.unit_variance(network, alpha_sigma, sigma_data)`.
     """
     length = jnp.hypot(sigma_data * alpha_t, sigma_t)
     return sigma_t / (sigma_data * length), -sigma_data * alpha_t / length

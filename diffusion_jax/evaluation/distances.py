@@ -94,8 +94,8 @@ def energy_distance(a: ArrayLike, b: ArrayLike) -> Estimate:
 def mmd(a: ArrayLike, b: ArrayLike, kernel: Callable) -> Estimate:
     """The squared maximum mean discrepancy, unbiased, E k(x, x') + E k(y, y') - 2 E k(x, y) (Gretton et al. 2012).
 
-    kernel: (x, y) of n and m rows -> (n, m), symmetric and positive, such as `partial(rbf, bandwidth=2.0)`. Time and
-    memory grow like n^2.
+    Theirs is Lemma 6. kernel: (x, y) of n and m rows -> (n, m), symmetric and positive, such as
+    `partial(rbf, bandwidth=2.0)`. Time and memory grow like n^2.
     """
     x, y = _flat(a, b, at_least=4)
     across = kernel(x, y)

@@ -10,9 +10,9 @@ from diffusion_jax.types import LogSnr
 class Uncertainty(nn.Module):
     """log_snr -> u, the logarithm of the loss that is expected there: Fourier features and a linear layer without bias.
 
-    EDM2 (Karras et al. 2024) has random frequencies and random weights of fixed length. Here the frequencies are those
-    that the denoiser is told its level by, and u starts at zero, where `with_uncertainty` is the plain loss. It is
-    thrown away after training.
+    EDM2 (Karras et al. 2024, Appendix B.2) has random frequencies and random weights of fixed length. Here the
+    frequencies are those that the denoiser is told its level by, and u starts at zero, where `with_uncertainty` is the
+    plain loss. It is thrown away after training.
     features: even.
     """
 

@@ -20,7 +20,7 @@ class Oracle(NamedTuple):
     """
 
     denoise: Denoiser  # (x, sigma, cond) -> D(x, sigma) = E[x_0 | x]
-    score: Callable  # (x, sigma, cond) -> (D - x) / sigma^2, the gradient of log_p in x
+    score: Callable  # (x, sigma, cond) -> (D - x) / sigma^2, the gradient of log_p (Karras et al. 2022, equation 3)
     log_p: Callable  # (x, sigma, cond) -> the logarithm of the density of x = x_0 + sigma eps, one for each example
     sample: Callable  # (keys, cond) -> draws of x_0, one key for each, in the type of the law's pictures
 

@@ -38,8 +38,9 @@ def labeled_mixture(means: Pictures, std: ArrayLike, weights: Float[Array, " k"]
 def dataset(pictures: Pictures, std: ArrayLike = 0.0, chunk: int = 256) -> Oracle:
     """Each of the pictures with the same probability: the law of a model that has memorized them.
 
-    std: as of `mixture`; above 0, of a kernel density estimate. chunk (static): how many pictures are compared with x
-    at a time. Memory is that of batch times chunk pictures, whatever their number; the answers do not depend on it.
+    Its D is equation 57 of Karras et al. (2022). std: as of `mixture`; above 0, of a kernel density estimate. chunk
+    (static): how many pictures are compared with x at a time. Memory is that of batch times chunk pictures, whatever
+    their number; the answers do not depend on it.
     """
     even = jnp.zeros(len(pictures), pictures.dtype)
     return of_components(pictures, std, lambda batch, cond: _normalized(even[None], batch), chunk)

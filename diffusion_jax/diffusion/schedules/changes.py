@@ -19,8 +19,9 @@ def truncated(schedule: Schedule, log_snr_min: ArrayLike, log_snr_max: ArrayLike
 def shifted(schedule: Schedule, shift: ArrayLike) -> Schedule:
     """Every sigma times `shift`: the same noise for a larger picture, whose neighboring pixels hide less of it.
 
-    A picture of side d has the shift d / 64 in simple diffusion (Hoogeboom et al. 2023). Stable Diffusion 3 maps the
-    time of a rectified flow to shift t / (1 + (shift - 1) t), which is the same.
+    A picture of side d has the shift d / 64 in simple diffusion (Hoogeboom et al. 2023, equation 5). Stable Diffusion 3
+    (Esser et al. 2024, equation 23) maps the time of a rectified flow to shift t / (1 + (shift - 1) t), which is the
+    same.
     """
     change = 2 * jnp.log(shift)
     return schedule._replace(

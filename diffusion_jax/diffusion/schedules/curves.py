@@ -15,7 +15,7 @@ from diffusion_jax.diffusion.schedules.scaling import (
 
 
 def cosine(log_snr_min: ArrayLike = -10.0, log_snr_max: ArrayLike = 10.0) -> Schedule:
-    """alpha_t = cos(pi t / 2), cut to a range of log_snr (Nichol and Dhariwal 2021).
+    """alpha_t = cos(pi t / 2), cut to a range of log_snr (Nichol and Dhariwal 2021, equation 17).
 
     They keep away from t = 0 by an offset of 0.008, which is log_snr_max = 8.8. Simple diffusion cuts at -15 and 15.
     """
@@ -30,7 +30,7 @@ def cosine(log_snr_min: ArrayLike = -10.0, log_snr_max: ArrayLike = 10.0) -> Sch
 def linear_beta(beta_min: ArrayLike = 0.1, beta_max: ArrayLike = 20.0, log_snr_max: ArrayLike = 10.0) -> Schedule:
     """alpha_t^2 = exp(-B), B = beta_min t + (beta_max - beta_min) t^2 / 2: DDPM's betas in continuous time.
 
-    The levels end at log_snr -10.05 with these betas (Song et al. 2021); the first of DDPM's 1,000 steps is at 9.2.
+    The levels end at log_snr -10.05 with these betas (Song et al. 2021, Appendix C); DDPM's 1,000 steps begin at 9.2.
     """
 
     def log_snr(t):
@@ -51,7 +51,7 @@ def sigmoid(
     log_snr_min: ArrayLike = -10.0,
     log_snr_max: ArrayLike = 10.0,
 ) -> Schedule:
-    """alpha_t^2 falls from 1 to 0 as a sigmoid of t does (Jabri et al. 2022), cut to a range of log_snr.
+    """alpha_t^2 falls from 1 to 0 as a sigmoid of t does (Jabri et al. 2022, Figure 8), cut to a range of log_snr.
 
     With S the logistic function and u(t) = (start + t (end - start)) / tau,
     alpha_t^2 = (S(u(1)) - S(u(t))) / (S(u(1)) - S(u(0))). A difference of two values of S is a ratio of hyperbolic
@@ -70,7 +70,7 @@ def sigmoid(
 
 
 def rectified_flow(log_snr_min: ArrayLike = -10.0, log_snr_max: ArrayLike = 10.0) -> Schedule:
-    """alpha_t = 1 - t and sigma_t = t (Liu et al. 2022), cut to a range of log_snr: t from 0.0067 to 0.9933."""
+    """alpha_t = 1 - t and sigma_t = t (Liu et al. 2022, equation 1), cut to a range: t from 0.0067 to 0.9933."""
     uncut = Schedule(
         log_snr=lambda t: 2 * (jnp.log1p(-t) - jnp.log(t)),
         t=lambda log_snr: logistic(-0.5 * log_snr),
@@ -80,7 +80,7 @@ def rectified_flow(log_snr_min: ArrayLike = -10.0, log_snr_max: ArrayLike = 10.0
 
 
 def edm(sigma_min: ArrayLike = 0.002, sigma_max: ArrayLike = 80.0, rho: ArrayLike = 7.0) -> Schedule:
-    """sigma^(1/rho) is linear in t, and the data are not scaled (Karras et al. 2022).
+    """sigma^(1/rho) is linear in t, and the data are not scaled (Karras et al. 2022, equation 5).
 
     They sample on these levels and train on noise_levels.log_normal.
     """
@@ -93,7 +93,7 @@ def edm(sigma_min: ArrayLike = 0.002, sigma_max: ArrayLike = 80.0, rho: ArrayLik
 
 
 def geometric(sigma_min: ArrayLike = 0.002, sigma_max: ArrayLike = 80.0) -> Schedule:
-    """log(sigma), and so log_snr, is linear in t, and the data are not scaled (Song et al. 2021, VE)."""
+    """log(sigma), and so log_snr, is linear in t, and the data are not scaled (VE: Song et al. 2021, Appendix C)."""
     first, last = -2 * jnp.log(sigma_min), -2 * jnp.log(sigma_max)
     return Schedule(
         log_snr=lambda t: first + t * (last - first),
@@ -106,7 +106,7 @@ def scaled_linear(beta_min: ArrayLike = 0.85, beta_max: ArrayLike = 12.0, log_sn
     """sqrt(beta) linear in t: Stable Diffusion's betas in continuous time, alpha_t^2 = exp(-B), B the integral of beta.
 
     Its 1,000 betas go from 0.00085 to 0.012, which times 1,000 are the defaults; `from_betas` is the table itself.
-    The levels end at log_snr -5.3, so pictures of pure noise are never trained on (Lin et al. 2024).
+    The levels end at log_snr -5.3, so pictures of pure noise are never trained on (Lin et al. 2024, Table 1).
     """
     low, high = jnp.sqrt(beta_min), jnp.sqrt(beta_max)
 

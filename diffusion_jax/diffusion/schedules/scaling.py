@@ -16,7 +16,7 @@ class Schedule(NamedTuple):
 
 
 def variance_preserving(log_snr):
-    """alpha_t^2 + sigma_t^2 = 1: x_t keeps the variance of unit-variance data (DDPM, VDM)."""
+    """alpha_t^2 + sigma_t^2 = 1: x_t keeps the variance of unit-variance data (DDPM; VDM, equation 4)."""
     return jnp.sqrt(logistic(log_snr)), jnp.sqrt(logistic(-log_snr))
 
 
