@@ -43,7 +43,7 @@ def composed(
     others: Sequence[Cond],
     weights: Sequence[Scale] | Float[Array, " k"],
 ) -> Denoiser:
-    """`cfg` with k more texts, each with a weight: positive is AND (Liu et al. 2022, equation 11), negative NOT.
+    """`cfg` with k more texts, each with a weight: positive is AND, negative is NOT (Liu et al. 2022).
 
         D(null) + scale (D(cond) - D(null)) + sum_i weight_i (D(other_i) - D(null))
 
