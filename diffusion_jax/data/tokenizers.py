@@ -1,14 +1,20 @@
-"""Captions to tokens: bytes need no vocabulary file, so a new language or an emoji is never an unknown word."""
+"""Captions to tokens.
+
+Bytes need no vocabulary file, so a new language or an emoji is never an unknown word; a pretrained encoder comes with a
+tokenizer of its own, and knows no other.
+"""
 
 import functools
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 # captions -> (tokens int32 (n, max_length), mask bool (n, max_length)); a mask row is never all False
 Tokenizer = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "spiece.model")
 BYT5_VOCAB = 384  # 3 special tokens, 256 bytes, 125 sentinels that no caption reaches: the size of published embeddings
 
 
@@ -28,18 +34,83 @@ def byt5(max_length: int = 64) -> Tokenizer:
     return functools.partial(_byt5_rows, max_length=max_length)
 
 
-def truncated(captions: Sequence[str], max_length: int = 64) -> int:
-    """How many of the captions `byt5(max_length)` cuts short."""
-    return sum(len(_utf8(caption)) > max_length - 1 for caption in captions)
+def pretrained(folder: str | os.PathLike, max_length: int = 64, pad_is_text: bool = False) -> Tokenizer:
+    """The tokenizer that transformers finds in a folder, padded on the side and with the token that the folder says.
+
+    It returns (tokens int32, mask bool), both (n, max_length). The mask covers the text with its special tokens, or
+    everything with pad_is_text: for networks that were trained to look at the padding too (CLIP in Stable Diffusion, T5
+    in Stable Diffusion 3 and Flux). Longer captions are cut and keep the end token; `truncated` counts them.
+
+    Raises FileNotFoundError where the folder has no tokenizer, and ValueError for one that is broken or cannot pad.
+    """
+    tokenize = _transformers(str(folder))
+    if max_length < (least := tokenize.num_special_tokens_to_add() + 1):
+        raise ValueError(f"max_length is {max_length}; it must hold a token and the special ones: use {least} or more.")
+    return functools.partial(_pretrained_rows, folder=str(folder), max_length=max_length, pad_is_text=pad_is_text)
+
+
+def save(folder: str | os.PathLike, tokenizer: Tokenizer) -> None:
+    """Writes the files of a tokenizer into a folder, from which `pretrained` makes it again."""
+    source = tokenizer.keywords.get("folder")
+    (_transformers(source) if source else _transformers_byt5()).save_pretrained(str(folder))
+
+
+def truncated(captions: Sequence[str], tokenizer: Tokenizer) -> int:
+    """How many of the captions a tokenizer of this file cuts short."""
+    told = dict(tokenizer.keywords)
+    if "folder" not in told:
+        return sum(len(_utf8(caption)) > told["max_length"] - 1 for caption in captions)
+    tokenize = _transformers(told["folder"])
+    return sum(len(tokenize(caption, verbose=False)["input_ids"]) > told["max_length"] for caption in captions)
 
 
 def _byt5_rows(captions: Sequence[str], max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    tokens = _stacked(captions, max_length, np.int32, functools.partial(_byt5_row, max_length=max_length))
+    return tokens, tokens != 0  # no byte maps to 0, so the padding token alone is masked
+
+
+def _pretrained_rows(captions, folder: str, max_length: int, pad_is_text: bool) -> tuple[np.ndarray, np.ndarray]:
+    row = functools.partial(_pretrained_row, folder=folder, max_length=max_length)
+    tokens = _stacked(captions, max_length, np.int32, lambda caption: row(caption)[0])
+    return tokens, _stacked(captions, max_length, bool, lambda caption: row(caption)[1]) | pad_is_text
+
+
+def _stacked(captions: Sequence[str], max_length: int, dtype: type, row: Callable) -> np.ndarray:
     if isinstance(captions, str):
         raise ValueError(f"The tokenizer takes a list of captions and got one string: pass [{captions[:40]!r}].")
-    if not captions:
-        return np.zeros((0, max_length), np.int32), np.zeros((0, max_length), bool)
-    tokens = np.stack([_byt5_row(caption, max_length) for caption in captions])
-    return tokens, tokens != 0  # no byte maps to 0, so the padding token alone is masked
+    return np.stack([row(caption) for caption in captions]) if captions else np.zeros((0, max_length), dtype)
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def _pretrained_row(caption: str, folder: str, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    _utf8(caption)
+    found = _transformers(folder)(caption, padding="max_length", truncation=True, max_length=max_length)
+    row = np.asarray(found["input_ids"], np.int32), np.asarray(found["attention_mask"], bool)
+    for each in row:
+        each.flags.writeable = False  # the cache hands the same rows out again
+    return row
+
+
+@functools.cache
+def _transformers(folder: str) -> Callable:
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import AutoTokenizer, ByT5Tokenizer
+
+    if not any(found for pattern in TOKENIZER_FILES for found in Path(folder).glob(pattern)):
+        raise FileNotFoundError(
+            f"{folder} has no tokenizer: fetch its {', '.join(TOKENIZER_FILES)} where there are any"
+        )
+    told = Path(folder) / "tokenizer_config.json"
+    of_bytes = (
+        told.is_file() and '"ByT5Tokenizer"' in told.read_text()
+    )  # a class that AutoTokenizer takes from T5 alone
+    try:
+        tokenize = (ByT5Tokenizer if of_bytes else AutoTokenizer).from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # of many kinds, by what is broken and in which version
+        raise ValueError(f"{folder}: transformers cannot read its tokenizer ({str(error).splitlines()[0]})") from error
+    if tokenize.pad_token_id is None:
+        raise ValueError(f"{folder}: its tokenizer has no padding token, so captions cannot stand side by side")
+    return tokenize
 
 
 @functools.lru_cache(maxsize=1 << 17)

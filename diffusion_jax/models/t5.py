@@ -2,9 +2,10 @@
 
 Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer" (2020), section 2.1:
 a pre-norm transformer whose norms neither center nor shift, where positions act only as a learned bias on the attention
-logits, shared by all layers, and where the logits are not divided by sqrt(d_kv): the query projection starts out that
-much smaller. Two feed-forwards are in use: ReLU (v1.0) and GELU in its tanh form times a linear gate (v1.1; Shazeer,
-"GLU Variants Improve Transformer", 2020). Initial scales are those of transformers' T5, after Mesh TensorFlow's.
+logits, shared by all layers (in umT5 each has its own), and where the logits are not divided by sqrt(d_kv): the query
+projection starts out that much smaller. Two feed-forwards are in use: ReLU (v1.0) and GELU in its tanh form times a
+linear gate (v1.1; Shazeer, "GLU Variants Improve Transformer", 2020). Initial scales are those of transformers' T5,
+after Mesh TensorFlow's.
 
 With `dtype=jnp.bfloat16` the projections and attention compute in bfloat16; parameters, statistics, attention logits,
 the sum over layers and the output stay float32.
@@ -136,6 +137,7 @@ class T5Encoder(nn.Module):
     max_distance: int = 128
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
+    bias_per_layer: bool = False
 
     @nn.compact
     def __call__(
@@ -149,14 +151,18 @@ class T5Encoder(nn.Module):
         What stands at masked positions changes nothing, and their output is zero. A token outside [0, vocab) gives NaN.
         """
         embed = nn.Embed(self.vocab, self.dim, embedding_init=nn.initializers.normal(1.0), name="token_embedding")
-        position_bias = nn.Embed(
-            self.buckets, self.heads, embedding_init=nn.initializers.normal(self.dim**-0.5), name="position_bias"
-        )
-        buckets = position_buckets(tokens.shape[1], self.buckets, self.max_distance)
-        bias = position_bias(jnp.asarray(buckets)).transpose(2, 0, 1)[None]
+        buckets = jnp.asarray(position_buckets(tokens.shape[1], self.buckets, self.max_distance))
+
+        def position_bias(name):
+            init = nn.initializers.normal(self.dim**-0.5)
+            table = nn.Embed(self.buckets, self.heads, embedding_init=init, name=name)
+            return table(buckets).astype(jnp.float32).transpose(2, 0, 1)[None]
+
+        bias = None if self.bias_per_layer else position_bias("position_bias")
         drop = nn.Dropout(self.dropout, deterministic=deterministic)
-        x = drop(embed(tokens))
+        x = drop(embed(tokens).astype(jnp.float32))
         for i in range(self.layers):
+            bias = position_bias(f"position_bias_{i}") if self.bias_per_layer else bias
             block = Block(self.heads, self.d_kv, self.d_ff, self.gated, self.dropout, self.dtype, name=f"block_{i}")
             x = block(x, mask, bias, deterministic)
         x = drop(nn.RMSNorm(name="final_norm")(x))

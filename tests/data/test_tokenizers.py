@@ -33,11 +33,11 @@ def test_a_long_caption_is_cut_and_keeps_the_end(caption):
     tokens, mask = byt5(8)([caption])
     assert tokens[0].tolist() == [byte + 3 for byte in caption.encode()[:7]] + [1]
     assert mask.all()
-    assert truncated([caption], 8) == (len(caption.encode()) > 7)
+    assert truncated([caption], byt5(8)) == (len(caption.encode()) > 7)
 
 
 def test_truncated_counts_captions():
-    assert truncated(["", "1234567", "12345678", "é" * 4], max_length=8) == 2
+    assert truncated(["", "1234567", "12345678", "é" * 4], byt5(8)) == 2
 
 
 def test_rows_come_in_the_order_of_the_captions_and_repeats_are_safe_to_change():
