@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
@@ -128,9 +129,10 @@ def test_a_learned_schedule(config, stirred):
     (total, metrics), gradient = jax.jit(jax.value_and_grad(learned.loss, has_aux=True))(params, batch, KEYS)
     (plain, _), expected = jax.jit(jax.value_and_grad(fixed.loss, has_aux=True))(params, batch, KEYS)
     np.testing.assert_allclose(total, plain, rtol=1e-5)
+    least = 1e-6 * optax.tree.norm(expected)  # some gradients are zero but for rounding
     for name in ("text_encoder", "denoiser"):
         for one, other in zip(jax.tree.leaves(gradient[name]), jax.tree.leaves(expected[name]), strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * abs(other).max())
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=least + 1e-4 * abs(other).max())
     falls = gradient["schedule"]["falls"]
     moved = params | {"schedule": {"falls": -0.002 * falls / jnp.linalg.norm(falls)}}
     after = jax.jit(learned.loss)(moved, batch, KEYS)[1]

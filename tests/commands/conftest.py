@@ -148,4 +148,5 @@ def trained(trained_once, tmp_path):
 @pytest.fixture(scope="session")
 def alone():
     """The environment of a process of its own, with one device."""
-    return os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=1"  # the last word counts
+    return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
