@@ -25,7 +25,7 @@ IN_BLOCK = {
 
 def module(config: Mapping[str, Any], dtype: DTypeLike) -> T5Encoder:
     """The encoder that a config.json describes. Raises ValueError for one that this module cannot be."""
-    feed_forward = config.get("feed_forward_proj", "relu")
+    feed_forward = config.get("feed_forward_proj", "relu" if config["model_type"] == "t5" else "gated-gelu")
     if feed_forward not in ("relu", "gated-gelu"):
         raise ValueError(f"feed_forward_proj is {feed_forward!r}; T5 here has relu or gated-gelu")
     if (epsilon := config.get("layer_norm_epsilon", 1e-6)) != 1e-6:
