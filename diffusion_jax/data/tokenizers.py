@@ -65,6 +65,7 @@ def save(folder: str | os.PathLike, tokenizer: Tokenizer) -> None:
 def truncated(captions: Sequence[str], tokenizer: Tokenizer) -> int:
     """How many of the captions a tokenizer of this file cuts short. Raises ValueError for one of another kind."""
     told = _told(tokenizer)
+    _refuse_one_string(captions)
     if "folder" not in told:
         return sum(len(_utf8(caption)) > told["max_length"] - 1 for caption in captions)
     tokenize = _transformers(told["folder"])
@@ -89,9 +90,13 @@ def _pretrained_rows(captions, folder: str, max_length: int, pad_is_text: bool) 
 
 
 def _stacked(captions: Sequence[str], max_length: int, dtype: type, row: Callable) -> np.ndarray:
+    _refuse_one_string(captions)
+    return np.stack([row(caption) for caption in captions]) if captions else np.zeros((0, max_length), dtype)
+
+
+def _refuse_one_string(captions: Sequence[str]) -> None:
     if isinstance(captions, str):
         raise ValueError(f"The tokenizer takes a list of captions and got one string: pass [{captions[:40]!r}].")
-    return np.stack([row(caption) for caption in captions]) if captions else np.zeros((0, max_length), dtype)
 
 
 @functools.lru_cache(maxsize=1 << 17)
@@ -122,7 +127,8 @@ def _transformers(folder: str) -> Callable:
     try:
         tokenize = family.from_pretrained(folder, local_files_only=True, split_special_tokens=True)
     except Exception as error:  # of many kinds, by what is broken and in which version
-        raise ValueError(f"{folder}: transformers cannot read its tokenizer ({str(error).splitlines()[0]})") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{folder}: transformers cannot read its tokenizer ({reason}): fetch it again") from error
     if tokenize.pad_token_id is None:
         raise ValueError(f"{folder}: its tokenizer has no padding token, so captions cannot stand side by side")
     return tokenize

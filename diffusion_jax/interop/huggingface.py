@@ -110,7 +110,7 @@ def _folder(name: str | os.PathLike) -> Path:
         try:
             folder = Path(snapshot_download(str(name), allow_patterns=FILES, local_files_only=cached, etag_timeout=1))
         except Exception as error:  # of many kinds, by what fails and in which version
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         else:  # whoever used the tokenizer alone has no more than that in the cache
             if not cached or (any(folder.glob("*.safetensors")) and (folder / "config.json").is_file()):
                 return folder
