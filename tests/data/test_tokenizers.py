@@ -181,5 +181,5 @@ def test_what_no_tokenizer_of_a_folder_can_do(tmp_path, attempt, message):
 
 def test_a_folder_without_a_tokenizer(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
-    with pytest.raises(FileNotFoundError, match="has no tokenizer: fetch its tokenizer.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no tokenizer: fetch its tokenizer\.json"):
         pretrained(tmp_path)
