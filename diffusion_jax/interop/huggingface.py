@@ -51,9 +51,11 @@ def load_text_encoder(
 ) -> TextEncoder:
     """The text encoder of a folder, or of a name on the hub that is in its cache or can be fetched.
 
-    dtype: of matrices, and what is computed in; vectors and the result stay float32. max_length: of the tokenizer.
-    sharding: where parameters go, one for all or (path, shape) -> sharding; each process reads only its own part of
-    each tensor, one at a time, so that no more than the model and one tensor is ever in memory.
+    dtype: of matrices, and what is computed in; vectors and the result stay float32. Large T5s leave float16's range:
+    take bfloat16. max_length: of the tokenizer.
+    sharding: where parameters go, one for all or (path, shape) -> sharding; without it, this process's first device.
+    Each process reads only its own part of each tensor, so its memory holds no more than the parameters that are its
+    own on CPU, and than the largest of them where a device has a memory of its own, beside 10 MB of a file.
 
     Raises FileNotFoundError where something is missing, and ValueError for what is no text encoder, pickles, tensors
     that are missing, left over or of another shape (all are named), and files that are broken.
@@ -69,7 +71,7 @@ def load_text_encoder(
         raise ValueError(f"{folder / 'config.json'}: {reason}") from error
     tokenizer = tokenizers.pretrained(folder, max_length)
     sources = _sources(folder, layout, dict(_paths(shapes)))
-    one_device = SingleDeviceSharding(jax.devices()[0])
+    one_device = SingleDeviceSharding(jax.local_devices()[0])
 
     def parameter(keys, leaf):
         path = "/".join(key.key for key in keys)

@@ -75,8 +75,8 @@ def part_of(file: Path, name: str, index: tuple[slice, ...], dtype: DTypeLike, t
     if not (shape := shape_of(file, name)):
         with opened(file) as tensors:
             return tensors.get_tensor(name).astype(dtype)
-    rows, *columns = (range(*part.indices(size)) for part, size in zip(_turned(index, turned), shape, strict=True))
-    part = _empty(_turned((len(rows), *map(len, columns)), turned), np.dtype(dtype))
+    rows, *columns = (range(*part.indices(size)) for part, size in zip(_in_file(index, turned), shape, strict=True))
+    part = _empty(_in_file((len(rows), *map(len, columns)), turned), np.dtype(dtype))
     stored = part.T if turned else part
     step = max(1, PIECE // (4 * max(1, math.prod(shape[1:]))))
     for start in range(0, len(rows), step):
@@ -88,7 +88,7 @@ def part_of(file: Path, name: str, index: tuple[slice, ...], dtype: DTypeLike, t
     return part
 
 
-def _turned(each: tuple, turned: bool) -> tuple:
+def _in_file(each: tuple, turned: bool) -> tuple:
     return each[::-1] if turned else each
 
 

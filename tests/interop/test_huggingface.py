@@ -115,6 +115,21 @@ def test_float16_is_half_the_size(folder, tmp_path):
     assert_equal(load_text_encoder(tmp_path / "half").params, encoder().params, rounded)
 
 
+@pytest.mark.parametrize(
+    ("drop", "changes"),
+    [
+        (["relative_attention_max_distance", "relative_attention_num_buckets", "layer_norm_epsilon"], {}),
+        (["feed_forward_proj"], {"model_type": "mt5"}),  # T5's default is relu, and mT5's is gated
+        ([], {"model_type": "mt5", "dense_act_fn": "gelu_new", "is_gated_act": True, "tie_word_embeddings": False}),
+    ],
+)
+def test_configs_of_other_versions_say_less_or_more(folder, drop, changes):
+    edit_config(folder, drop, **changes)
+    found = load_text_encoder(folder)
+    assert found.module == encoder().module
+    assert_equal(found.params, encoder().params)
+
+
 @pytest.mark.parametrize("shards", [1, 3])
 def test_shards_with_an_index(folder, shards):
     split(folder, shards)
@@ -237,6 +252,7 @@ BAD = [
     ("vision", lambda at: edit_config(at, model_type="vit"), ValueError, "'vit'.*no text encoder.*known are t5"),
     ("a key less", lambda at: edit_config(at, ["d_model"]), ValueError, "config.json: it does not say 'd_model'"),
     ("other gate", lambda at: edit_config(at, feed_forward_proj="gated-silu"), ValueError, "config.json.*gated-silu"),
+    ("other act", lambda at: edit_config(at, dense_act_fn="silu"), ValueError, "config.json: dense_act_fn is 'silu'"),
     ("other eps", lambda at: edit_config(at, layer_norm_epsilon=1e-5), ValueError, "config.json.*1e-05"),
     ("buckets", lambda at: edit_config(at, relative_attention_num_buckets=2), ValueError, "config.json.*buckets >= 4"),
     (
