@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -23,3 +25,21 @@ def write_json(path: str | Path, content) -> None:
     """Writes a file of indented JSON, in UTF-8."""
     text = json.dumps(content, indent=2) + "\n"
     write_whole(path, lambda file: file.write(text.encode()))
+
+
+@contextmanager
+def written_together(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder whose files move into `folder` once all are written; after an exception none of them does."""
+    folder = Path(folder)
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as beside:  # inside: moving is renaming there
+            yield Path(beside)
+            for file in sorted(Path(beside).iterdir()):
+                file.replace(folder / file.name)
+    except BaseException:
+        if new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise

@@ -8,6 +8,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,8 @@ def pretrained(folder: str | os.PathLike, max_length: int = 64, pad_is_text: boo
 
     It returns (tokens int32, mask bool), both (n, max_length). The mask covers the text with its special tokens, or
     everything with pad_is_text: for networks that were trained to look at the padding too (CLIP in Stable Diffusion, T5
-    in Stable Diffusion 3 and Flux). Longer captions are cut and keep the end token; `truncated` counts them.
+    in Stable Diffusion 3 and Flux). Longer captions are cut and keep the end token; `truncated` counts them. Text that
+    looks like a special token stays text, which transformers' own default makes that token.
 
     Raises FileNotFoundError where the folder has no tokenizer, and ValueError for one that is broken or cannot pad.
     """
@@ -50,18 +52,30 @@ def pretrained(folder: str | os.PathLike, max_length: int = 64, pad_is_text: boo
 
 
 def save(folder: str | os.PathLike, tokenizer: Tokenizer) -> None:
-    """Writes the files of a tokenizer into a folder, from which `pretrained` makes it again."""
-    source = tokenizer.keywords.get("folder")
+    """Writes the files of a tokenizer of this file into a folder, from which `pretrained` makes it again.
+
+    max_length and pad_is_text are no part of them. Raises ValueError for a tokenizer of another kind.
+    """
+    source = _told(tokenizer).get("folder")
     (_transformers(source) if source else _transformers_byt5()).save_pretrained(str(folder))
+    _transformers.cache_clear()  # what was read from that folder before is no longer there
+    _pretrained_row.cache_clear()
 
 
 def truncated(captions: Sequence[str], tokenizer: Tokenizer) -> int:
-    """How many of the captions a tokenizer of this file cuts short."""
-    told = dict(tokenizer.keywords)
+    """How many of the captions a tokenizer of this file cuts short. Raises ValueError for one of another kind."""
+    told = _told(tokenizer)
+    _refuse_one_string(captions)
     if "folder" not in told:
         return sum(len(_utf8(caption)) > told["max_length"] - 1 for caption in captions)
     tokenize = _transformers(told["folder"])
     return sum(len(tokenize(caption, verbose=False)["input_ids"]) > told["max_length"] for caption in captions)
+
+
+def _told(tokenizer: Tokenizer) -> dict[str, Any]:
+    if getattr(tokenizer, "func", None) not in (_byt5_rows, _pretrained_rows):
+        raise ValueError(f"{tokenizer!r} is no tokenizer of {__name__}: it has to be one that byt5 or pretrained made")
+    return tokenizer.keywords
 
 
 def _byt5_rows(captions: Sequence[str], max_length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,16 +90,23 @@ def _pretrained_rows(captions, folder: str, max_length: int, pad_is_text: bool) 
 
 
 def _stacked(captions: Sequence[str], max_length: int, dtype: type, row: Callable) -> np.ndarray:
+    _refuse_one_string(captions)
+    return np.stack([row(caption) for caption in captions]) if captions else np.zeros((0, max_length), dtype)
+
+
+def _refuse_one_string(captions: Sequence[str]) -> None:
     if isinstance(captions, str):
         raise ValueError(f"The tokenizer takes a list of captions and got one string: pass [{captions[:40]!r}].")
-    return np.stack([row(caption) for caption in captions]) if captions else np.zeros((0, max_length), dtype)
 
 
 @functools.lru_cache(maxsize=1 << 17)
 def _pretrained_row(caption: str, folder: str, max_length: int) -> tuple[np.ndarray, np.ndarray]:
     _utf8(caption)
-    found = _transformers(folder)(caption, padding="max_length", truncation=True, max_length=max_length)
+    tokenize = _transformers(folder)
+    found = tokenize(caption, padding="max_length", truncation=True, max_length=max_length)
     row = np.asarray(found["input_ids"], np.int32), np.asarray(found["attention_mask"], bool)
+    if not row[1].any():  # the empty caption, where no special token stands around it: nothing can look at nothing
+        row[1][-1 if tokenize.padding_side == "left" else 0] = True
     for each in row:
         each.flags.writeable = False  # the cache hands the same rows out again
     return row
@@ -101,13 +122,13 @@ def _transformers(folder: str) -> Callable:
             f"{folder} has no tokenizer: fetch its {', '.join(TOKENIZER_FILES)} where there are any"
         )
     told = Path(folder) / "tokenizer_config.json"
-    of_bytes = (
-        told.is_file() and '"ByT5Tokenizer"' in told.read_text()
-    )  # a class that AutoTokenizer takes from T5 alone
+    # AutoTokenizer goes by the model in config.json before the class that the tokenizer names: T5, for ByT5.
+    family = ByT5Tokenizer if told.is_file() and '"ByT5Tokenizer"' in told.read_text() else AutoTokenizer
     try:
-        tokenize = (ByT5Tokenizer if of_bytes else AutoTokenizer).from_pretrained(folder, local_files_only=True)
+        tokenize = family.from_pretrained(folder, local_files_only=True, split_special_tokens=True)
     except Exception as error:  # of many kinds, by what is broken and in which version
-        raise ValueError(f"{folder}: transformers cannot read its tokenizer ({str(error).splitlines()[0]})") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{folder}: transformers cannot read its tokenizer ({reason}): fetch it again") from error
     if tokenize.pad_token_id is None:
         raise ValueError(f"{folder}: its tokenizer has no padding token, so captions cannot stand side by side")
     return tokenize

@@ -24,7 +24,7 @@ from jax.sharding import Sharding, SingleDeviceSharding
 from jax.typing import DTypeLike
 
 from diffusion_jax.data import tokenizers
-from diffusion_jax.files import write_json
+from diffusion_jax.files import write_json, written_together
 from diffusion_jax.interop import t5_layout, tensors
 from diffusion_jax.interop.safetensors_file import save_params
 from diffusion_jax.types import Params
@@ -51,9 +51,11 @@ def load_text_encoder(
 ) -> TextEncoder:
     """The text encoder of a folder, or of a name on the hub that is in its cache or can be fetched.
 
-    dtype: of matrices, and what is computed in; vectors and the result stay float32. max_length: of the tokenizer.
-    sharding: where parameters go, one for all or (path, shape) -> sharding; each process reads only its own part of
-    each tensor, one at a time, so that no more than the model and one tensor is ever in memory.
+    dtype: of matrices, and what is computed in; vectors and the result stay float32. Large T5s leave float16's range:
+    take bfloat16. max_length: of the tokenizer.
+    sharding: where parameters go, one for all or (path, shape) -> sharding; without it, this process's first device.
+    Each process reads only its own part of each tensor, so its memory holds no more than the parameters that are its
+    own on CPU, and than the largest of them where a device has a memory of its own, beside 10 MB of a file.
 
     Raises FileNotFoundError where something is missing, and ValueError for what is no text encoder, pickles, tensors
     that are missing, left over or of another shape (all are named), and files that are broken.
@@ -63,13 +65,13 @@ def load_text_encoder(
     layout = _layout(folder, config)
     try:
         module = layout.module(config, dtype)
+        shapes = jax.eval_shape(partial(_init, module))
     except (ValueError, KeyError) as error:
         reason = f"it does not say {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{folder / 'config.json'}: {reason}") from error
     tokenizer = tokenizers.pretrained(folder, max_length)
-    shapes = jax.eval_shape(partial(_init, module))
     sources = _sources(folder, layout, dict(_paths(shapes)))
-    one_device = SingleDeviceSharding(jax.devices()[0])
+    one_device = SingleDeviceSharding(jax.local_devices()[0])
 
     def parameter(keys, leaf):
         path = "/".join(key.key for key in keys)
@@ -82,33 +84,38 @@ def load_text_encoder(
 def save_text_encoder(folder: str | os.PathLike, encoder: TextEncoder, dtype: str = "float32") -> None:
     """Writes config.json, model.safetensors and the tokenizer's files, which transformers and `load_text_encoder` read.
 
-    dtype: "float32" or "float16". Raises ValueError for a module of no known family and OSError for a full disk.
+    dtype: "float32" or "float16". Raises ValueError for a module of no known family and OSError for a full disk or a
+    folder that cannot be written; what stood in the folder then stays.
     """
     layout = next((layout for layout in LAYOUTS.values() if isinstance(encoder.module, layout.MODULE)), None)
     if layout is None:
         raise ValueError(f"{type(encoder.module).__name__} is of no family that is known here: {', '.join(LAYOUTS)}")
-    folder, flat = Path(folder), {}
+    flat = {}
     for path, value in _paths(encoder.params):
         value = np.asarray(value, np.float32)
-        flat[layout.tensor(path)[0]] = value.T if path.endswith("/kernel") else value
-    save_params(folder / tensors.NAME, flat, {"format": "pt"}, dtype)
-    write_json(folder / "config.json", layout.config(encoder.module))
-    tokenizers.save(folder, encoder.tokenizer)
+        flat[layout.tensor(path)[0]] = value.T if _turned(path) else value
+    with written_together(folder) as beside:
+        save_params(beside / tensors.NAME, flat, {"format": "pt"}, dtype)
+        write_json(beside / "config.json", layout.config(encoder.module))
+        tokenizers.save(beside, encoder.tokenizer)
 
 
 def _folder(name: str | os.PathLike) -> Path:
     """The folder itself, or where the hub's cache has what goes by the name."""
     if (folder := Path(name)).is_dir():
         return folder
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", str(name)):
         raise FileNotFoundError(f"no text encoder at {name}: there is no such folder")
     from huggingface_hub import snapshot_download  # here, because the import takes a second
 
     for cached in (True, False):
         try:
-            return Path(snapshot_download(str(name), allow_patterns=FILES, local_files_only=cached, etag_timeout=1))
+            folder = Path(snapshot_download(str(name), allow_patterns=FILES, local_files_only=cached, etag_timeout=1))
         except Exception as error:  # of many kinds, by what fails and in which version
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        else:  # whoever used the tokenizer alone has no more than that in the cache
+            if not cached or (any(folder.glob("*.safetensors")) and (folder / "config.json").is_file()):
+                return folder
     raise FileNotFoundError(
         f"no text encoder {name}: it is no folder, not in the hub's cache, and could not be fetched ({reason}). Where "
         f"there is a network, download its {', '.join(FILES[:3])} and tokenizer files, and give that folder"
@@ -140,7 +147,7 @@ def _init(module: nn.Module) -> Params:
     return module.init(jax.random.key(0), one, one == 0)["params"]
 
 
-def _paths(tree: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _paths(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _paths(value, f"{prefix}{name}/")
@@ -182,8 +189,7 @@ def _placed(
 
     def part(index: tuple[slice, ...]) -> np.ndarray:
         if (key := str(index)) not in parts:  # devices that hold the same part read it once
-            read = tensors.part_of(file, name, index[::-1] if turned else index)
-            parts[key] = np.ascontiguousarray(read.T if turned else read).astype(dtype)
+            parts[key] = tensors.part_of(file, name, index, dtype, turned)
         return parts[key]
 
     return jax.make_array_from_callback(shape, place, part)

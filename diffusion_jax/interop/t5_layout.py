@@ -9,6 +9,7 @@ from diffusion_jax.models.t5 import T5Encoder
 
 MODEL_TYPES = ("t5", "mt5", "umt5")
 MODULE = T5Encoder
+ACTIVATIONS = {"relu": "relu", "gated-gelu": "gelu_new"}  # gelu_new: the tanh form
 NOT_OURS = r"decoder\.|lm_head\.|shared\.|encoder\.embed_tokens\."  # the last two are one tensor, under either name
 ROOT = {
     "token_embedding/embedding": ("shared.weight", "encoder.embed_tokens.weight"),
@@ -25,9 +26,11 @@ IN_BLOCK = {
 
 def module(config: Mapping[str, Any], dtype: DTypeLike) -> T5Encoder:
     """The encoder that a config.json describes. Raises ValueError for one that this module cannot be."""
-    feed_forward = config.get("feed_forward_proj", "relu")
-    if feed_forward not in ("relu", "gated-gelu"):
-        raise ValueError(f"feed_forward_proj is {feed_forward!r}; T5 here has relu or gated-gelu")
+    feed_forward = config.get("feed_forward_proj", "relu" if config["model_type"] == "t5" else "gated-gelu")
+    if feed_forward not in ACTIVATIONS:
+        raise ValueError(f"feed_forward_proj is {feed_forward!r}; T5 here has {' or '.join(ACTIVATIONS)}")
+    if (activation := config.get("dense_act_fn", ACTIVATIONS[feed_forward])) != ACTIVATIONS[feed_forward]:
+        raise ValueError(f"dense_act_fn is {activation!r}; {feed_forward} here has {ACTIVATIONS[feed_forward]!r}")
     if (epsilon := config.get("layer_norm_epsilon", 1e-6)) != 1e-6:
         raise ValueError(f"layer_norm_epsilon is {epsilon}; T5 here has 1e-06")
     return T5Encoder(
