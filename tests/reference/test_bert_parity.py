@@ -107,13 +107,14 @@ def test_gradients_agree_in_float32(name, saved):
     reference = reference_model(0, **CONFIGS[name])
     encoder = load_text_encoder(saved(reference))
     tokens, mask = (rows[:5] for rows in texts(19))
+    jax_tokens, jax_mask = jnp.asarray(tokens), jnp.asarray(mask)
     shape = (*mask.shape, encoder.module.dim)
     weight = np.random.default_rng(0).standard_normal(shape).astype(np.float32) * mask[:, :, None]
     (by_torch(reference, tokens, mask) * torch.tensor(weight)).sum().backward()
     expected = {name: value.grad.numpy() for name, value in reference.named_parameters()}
 
     def loss(params):
-        return (encoder.module.apply({"params": params}, tokens, mask) * weight).sum()
+        return (encoder.module.apply({"params": params}, jax_tokens, jax_mask) * weight).sum()
 
     worst = 0.0
     for keys, found in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(encoder.params)):
@@ -126,10 +127,10 @@ def test_gradients_agree_in_float32(name, saved):
     print(f"{name}: max relative error of a gradient {worst:.1e}")
 
 
-@pytest.mark.parametrize("length", [33, 300])
+@pytest.mark.parametrize("length", [1, 33, 300])
 def test_half_precision_is_no_worse_than_torchs(length, saved):
-    """bfloat16 against float32: ours keeps norms, logits and the sum over layers in float32."""
-    reference = reference_model(3, **CONFIGS["deep"])
+    """bfloat16 against float32: ours keeps logits, norms, what projections give and the sum over layers in float32."""
+    reference = reference_model(length, **CONFIGS["deep"])
     half = load_text_encoder(saved(reference), jnp.bfloat16)
     tokens, mask = (rows[:5] for rows in texts(length))
     with torch.no_grad():
