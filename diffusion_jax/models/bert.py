@@ -35,7 +35,7 @@ def _norm(epsilon: float, name: str) -> nn.LayerNorm:
 
 
 def _dense(x: Array, features: int, dtype: DTypeLike, name: str) -> Array:
-    # The product leaves in float32: rounded before and after its bias, it made the error of twelve layers 1.5 times as big.
+    # The product leaves in float32: rounded before and after its bias, it made the error of 12 layers 1.5 times as big.
     product = partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
     return project(x, features, dtype, name, kernel_init=INIT, dot_general=product)
 
