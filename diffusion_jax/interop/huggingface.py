@@ -25,11 +25,11 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.data import tokenizers
 from diffusion_jax.files import write_json
-from diffusion_jax.interop import t5_layout, tensors
+from diffusion_jax.interop import clip_layout, t5_layout, tensors
 from diffusion_jax.interop.safetensors_file import save_params
 from diffusion_jax.types import Params
 
-LAYOUTS = {model_type: layout for layout in (t5_layout,) for model_type in layout.MODEL_TYPES}
+LAYOUTS = {model_type: layout for layout in (t5_layout, clip_layout) for model_type in layout.MODEL_TYPES}
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "special_tokens_map.json"]
 FILES += ["vocab.*", "merges.txt", "spiece.model", "added_tokens.json"]
 
@@ -140,7 +140,7 @@ def _init(module: nn.Module) -> Params:
     return module.init(jax.random.key(0), one, one == 0)["params"]
 
 
-def _paths(tree: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _paths(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _paths(value, f"{prefix}{name}/")
