@@ -179,8 +179,8 @@ def test_bfloat16_stays_near_float32():
         assert 1e-4 < error < 2e-2  # below: it did not compute in bfloat16 at all
 
 
-def test_a_large_mean_of_a_channel_group_does_not_cancel():
-    """Norms are of x - mean: a common offset of all channels changes nothing but by rounding."""
+def test_a_common_offset_of_all_channels_cancels():
+    """In the norms: x - mean is taken before it is squared, or little would be left of it in float32."""
     tokens, mask = batch(9, 4)
     params = parameters()["params"]
     moved = {"params": params | {"position_embedding": params["position_embedding"] + 300.0}}
