@@ -49,14 +49,16 @@ def folder_of(path, kind="text", size="small", act="quick_gelu", end=END):
 
 
 def captions(length, seed=0):
-    """Tokens with an end in each row, padded with the end, with 0, or not; a mask that ends with the first end."""
+    """Rows that end and are padded with the end or 0, or not; masks that end with them, with a hole before."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(1, 97, (4, length)).astype(np.int32)
     ends = np.array([length, length // 2 + 1, 1, (length + 2) // 3])
     at = np.arange(length)[None, :]
     tokens = np.where(at >= ends[:, None], np.array([[0], [END], [0], [END]]), tokens)
     tokens[np.arange(4), ends - 1] = END
-    return tokens.astype(np.int32), at < ends[:, None]
+    # Without a hole a mask would do nothing to what counts: no token sees the padding after it.
+    hole = (at == ends[:, None] - 2) & (at > 0)
+    return tokens.astype(np.int32), (at < ends[:, None]) & ~hole
 
 
 def theirs(reference, tokens, mask, **options):
@@ -84,7 +86,8 @@ def relative(found, expected, where=...):
 
 CASES = [("text", "small", act, 77, masked) for act in ACTIVATIONS for masked in (True, False)]
 CASES += [("text", "small", "quick_gelu", length, masked) for length in (1, 2, 3, 16, 76) for masked in (True, False)]
-CASES += [(kind, size, "gelu", 20, True) for kind in KINDS for size in SIZES]
+CASES += [("text", "deep", "gelu", 20, True), ("projected", "small", "gelu", 20, True)]
+CASES += [("whole", "small", "gelu", 20, False), ("whole", "one head", "gelu", 20, True)]
 
 
 @pytest.mark.parametrize(("kind", "size", "act", "length", "masked"), CASES)
@@ -105,8 +108,7 @@ def test_outputs_agree_in_float32(tmp_path, kind, size, act, length, masked):
     assert max(errors) <= 1e-5
 
 
-@pytest.mark.parametrize("skip", [0, 1, 2, 12])
-@pytest.mark.parametrize("final_norm", [True, False])
+@pytest.mark.parametrize(("skip", "final_norm"), [(0, False), (1, True), (1, False), (2, True), (12, False)])
 def test_earlier_layers_agree_with_and_without_the_final_norm(tmp_path, skip, final_norm):
     """diffusers takes hidden_states[-(skip + 1)], and norms it in Stable Diffusion 1 and 2 but not in XL and 3."""
     reference, folder = folder_of(tmp_path, size="deep")
@@ -176,17 +178,15 @@ def test_gradients_agree_in_float32(tmp_path, act):
 def test_half_precision_is_no_worse_than_torchs(tmp_path):
     """bfloat16 against float32: ours keeps norms, logits and the sum over layers in float32."""
     reference, folder = folder_of(tmp_path, size="deep")
-    exact_params = load_text_encoder(folder).params
     module, params, _ = load_text_encoder(folder, jnp.bfloat16)
     tokens, mask = captions(33)
     with torch.no_grad():
         exact = theirs(reference, tokens, mask).last_hidden_state.numpy()
         torchs = theirs(reference.bfloat16(), tokens, mask).last_hidden_state.float().numpy()
-    for name, weights in (("bfloat16", params), ("float32", exact_params)):
-        found, _ = ours(module, weights, tokens, mask)
-        errors = [np.linalg.norm((each - exact)[mask]) / np.linalg.norm(exact[mask]) for each in (found, torchs)]
-        print(f"computed in bfloat16, weights in {name}: relative error ours {errors[0]:.1e}, torch {errors[1]:.1e}")
-        assert errors[0] <= errors[1]
+    found, _ = ours(module, params, tokens, mask)
+    errors = [np.linalg.norm((each - exact)[mask]) / np.linalg.norm(exact[mask]) for each in (found, torchs)]
+    print(f"bfloat16 relative error: ours {errors[0]:.1e}, torch {errors[1]:.1e}")
+    assert errors[0] <= errors[1]
 
 
 @pytest.mark.parametrize(("kind", "end"), [("text", END), ("text", 2), ("projected", END), ("whole", END)])
