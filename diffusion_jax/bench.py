@@ -36,7 +36,7 @@ def bench_train(config: ConfigDict, repeats: int) -> dict:
     mesh = parallel.data_mesh()
     parallel.check_batch_size(config.batch_size, mesh)
     experiment = build.build(config)
-    update = step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay)
+    update = step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay, experiment.fixed)
     key = jax.random.key(config.seed)
     state = parallel.replicate(jax.jit(lambda k: initial_state(experiment, k))(key), mesh)
     batch = {name: np.ones(a.shape, a.dtype) for name, a in abstract_batch(config, experiment).items()}

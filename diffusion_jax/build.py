@@ -32,6 +32,7 @@ class Experiment(NamedTuple):
     text: tokenizer and encoder. init: key -> parameters. encode: (parameters, tokens, mask) -> Cond.
     network: (parameters, changes of the module's settings) -> Network.
     loss: (parameters, batch, keys) -> (scalar, metrics).
+    fixed: the names of parameters that training leaves as they are.
     """
 
     text: text.Text
@@ -43,6 +44,7 @@ class Experiment(NamedTuple):
     schedule: schedules.Schedule
     parameterization: Callable
     picture_shape: tuple[int, int, int]
+    fixed: tuple[str, ...] = ()
 
 
 class Objective(NamedTuple):
@@ -61,7 +63,7 @@ def build(config: ConfigDict) -> Experiment:
     aim = objective(config)
     knots = config.get("learned_schedule", 0)
     unsure = models.Uncertainty(features) if (features := config.get("uncertainty", 0)) else None
-    words = text.jointly_trained(part("tokenizer", tokenizers)(), part("text_encoder", models)())
+    words = text_of(config)
     unet = part("denoiser", models)()
     shape = (config.resolution, config.resolution, 3)
     null = tuple(map(jnp.asarray, words.tokenize([""])))
@@ -119,7 +121,20 @@ def build(config: ConfigDict) -> Experiment:
         schedule=aim.schedule,
         parameterization=aim.parameterization,
         picture_shape=shape,
+        fixed=() if words.trained else ("text_encoder",),
     )
+
+
+def text_of(config: ConfigDict) -> text.Text:
+    """A config's tokenizer and text encoder: one of `models`, trained from nothing, or `text.pretrained`."""
+    part = partial(named_part, config)
+    tokenize = part("tokenizer", tokenizers)()
+    if config.text_encoder.get("name") != "pretrained":
+        return text.jointly_trained(tokenize, part("text_encoder", models)())
+    try:
+        return part("text_encoder", text, given=1)(tokenize)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"config.text_encoder: {error}") from error
 
 
 def objective(config: ConfigDict, schedule: schedules.Schedule | None = None) -> Objective:

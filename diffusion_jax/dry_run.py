@@ -25,7 +25,7 @@ def report(config: ConfigDict) -> None:
         print(f"{count(params):>14,}  {part}")
     print(f"{count(state.params):>14,}  parameters in all")
 
-    update = step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay)
+    update = step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay, experiment.fixed)
     compiled = parallel.data_parallel(update, mesh).lower(state, abstract_batch(config, experiment), key).compile()
     each = config.batch_size // mesh.size
     print(f"\nOne step on {mesh.size} x {jax.devices()[0].device_kind}, each with {each} pictures, needs on each:")

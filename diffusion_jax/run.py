@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -51,11 +52,13 @@ def train(config: ConfigDict, workdir: str | Path, data_dir: str) -> Path:
     with contextlib.ExitStack() as at_the_end:
         at_the_end.enter_context(checkpoint.lock(folder))
         agree_on_config(folder, config)
+        if experiment.text.describe and not (folder / "text_encoder").exists():
+            experiment.text.describe(folder / "text_encoder")
         checkpoints = checkpoint.open_checkpoints(folder, config.train.keep)
         at_the_end.callback(checkpoint.close, checkpoints)
         at_the_end.callback(batches.close)
         restored = checkpoint.restore(checkpoints, parallel.replicated_shapes(shapes, mesh))
-        now, position = restored or (parallel.replicate(initial_state(experiment, key), mesh), None)
+        now, position = restored or (parallel.replicate(first_state(experiment, key), mesh), None)
         if restored:
             batches.set_state(position)
             print(f"going on from step {int(now.step)} in {folder}", flush=True)
@@ -111,7 +114,7 @@ def check_plan(plan: ConfigDict) -> None:
 
 def make_step(config: ConfigDict, experiment: build.Experiment, mesh) -> Callable:
     """(state, host batch) -> (state, metrics), on all devices of the mesh."""
-    update = step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay)
+    update = step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay, experiment.fixed)
     compiled = parallel.data_parallel(update, mesh)
     key = parallel.replicate(jax.random.fold_in(jax.random.key(config.seed), 1), mesh)
 
@@ -124,8 +127,18 @@ def make_step(config: ConfigDict, experiment: build.Experiment, mesh) -> Callabl
 
 @partial(jax.jit, static_argnums=0)
 def initial_state(experiment: build.Experiment, key) -> state.TrainState:
-    """The state at step 0."""
-    return state.init_state(experiment.init(key), experiment.optimizer)
+    """The state at step 0, with nothing that was trained elsewhere."""
+    return state.init_state(experiment.init(key), experiment.optimizer, experiment.fixed)
+
+
+def first_state(experiment: build.Experiment, key) -> state.TrainState:
+    """The state at step 0, with a text encoder that was trained elsewhere if it has one."""
+    now = initial_state(experiment, key)
+    if experiment.text.load is None:
+        return now
+    loaded = {"text_encoder": experiment.text.load()}
+    copied = jax.tree.map(jnp.copy, loaded)
+    return now._replace(params=now.params | loaded, ema_params=now.ema_params | copied)
 
 
 def hooks(config, folder: Path, metrics: MetricsLog, say: Callable, validate: Callable, draw: Callable) -> list[tuple]:

@@ -1,5 +1,6 @@
 """From captions to what the denoiser is conditioned on."""
 
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,6 +8,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from diffusion_jax.data.tokenizers import BYT5_VOCAB, Tokenizer
+from diffusion_jax.files import folder_at
+from diffusion_jax.interop import huggingface
 from diffusion_jax.types import Cond, Params
 
 
@@ -16,11 +20,16 @@ class Text(NamedTuple):
     tokenize: captions -> (tokens int32, mask bool), numpy arrays of (captions, length).
     init: key -> parameters. encode: (parameters, tokens, mask, dropout_key=None) -> Cond; dropout acts where there is a
     key. The null caption, of pictures without a caption, is the empty one.
+    load: () -> parameters that were trained elsewhere, to begin with instead of init's. describe: writes into a folder
+    what, beside parameters, it takes to make this text again. trained: whether the parameters change in training.
     """
 
     tokenize: Callable
     init: Callable
     encode: Callable
+    load: Callable | None = None
+    describe: Callable | None = None
+    trained: bool = True
 
 
 def jointly_trained(tokenize: Callable, encoder: nn.Module) -> Text:
@@ -41,3 +50,31 @@ def jointly_trained(tokenize: Callable, encoder: nn.Module) -> Text:
         return Cond(embedded, mask)
 
     return Text(tokenize, init, encode)
+
+
+def pretrained(
+    tokenize: Tokenizer, folder: str | os.PathLike, trained: bool = False, dtype: str = "float32", dropout: float = 0.0
+) -> Text:
+    """The text encoder of a folder or name that `interop.huggingface` knows: as it is, or trained further.
+
+    tokenize: what `tokenizers.pretrained` makes of the same folder. dtype: of matrices and what is computed in; a
+    trained one wants float32. dropout: while it is trained, for a family that has any.
+    Raises ValueError for a tokenizer of another folder, another dtype, and dropout without training or in a family
+    without, and what `load_text_encoder` raises.
+    """
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype is {dtype!r}: an encoder computes in float32 or bfloat16")
+    module = huggingface.described(folder, dtype)
+    told = getattr(tokenize, "keywords", {}).get("folder")
+    if told is None and getattr(module, "vocab", None) != BYT5_VOCAB:
+        raise ValueError(f"{folder} knows no bytes: set config.tokenizer to dict(name='pretrained', folder={folder!r})")
+    if told is not None and folder_at(told) != folder_at(folder):
+        raise ValueError(f"an encoder knows no tokenizer but its own: this is of {folder}, config.tokenizer of {told}")
+    if dropout and not (trained and hasattr(module, "dropout")):
+        raise ValueError(f"dropout={dropout} acts where an encoder of T5's or BERT's family is trained: leave it out")
+    joint = jointly_trained(tokenize, module.clone(dropout=dropout) if dropout else module)
+    return joint._replace(
+        load=lambda: huggingface.load_text_encoder(folder, dtype).params,
+        describe=lambda to: huggingface.save_description(to, module, tokenize),
+        trained=trained,
+    )

@@ -1,6 +1,7 @@
 """A trained model, from the folder of a run or from the weights that the package ships."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,14 +36,24 @@ def load(workdir: str | Path | None = None, name: str | None = None) -> Trained:
     if workdir:
         config = ConfigDict(checkpoint.read_config(Path(workdir)))
         check_trust(config, workdir)
+        at_home(config, workdir)
         params, step = checkpoint.load_params(workdir)
         title = f"{workdir} after {step:,} steps"
     else:
         config, params = pretrained.load(name)
+        at_home(config, pretrained.FOLDER / name)
         title = f"the pretrained {name}"
     experiment = build.build(config)
     checkpoint.check_shapes(params, jax.eval_shape(experiment.init, jax.random.key(0)), title)
     return Trained(title, config, experiment, params)
+
+
+def at_home(config: ConfigDict, workdir: str | Path) -> None:
+    """Let a config whose text encoder was trained elsewhere find what it needs of it in the folder of the run."""
+    if config.text_encoder.name == "pretrained":
+        config.text_encoder.folder = str(Path(workdir) / "text_encoder")
+        if config.tokenizer.name == "pretrained":
+            config.tokenizer.folder = config.text_encoder.folder
 
 
 def check_trust(config: ConfigDict, workdir: str | Path) -> None:
@@ -64,6 +75,8 @@ def check_trust(config: ConfigDict, workdir: str | Path) -> None:
 def export(workdir: str | Path, folder: str | Path) -> Path:
     """Write a run's averaged parameters (float16) and its config into a folder, as `pretrained` holds them."""
     model, folder = load(workdir), Path(folder)
+    if (described := Path(workdir) / "text_encoder").exists():
+        shutil.copytree(described, folder / "text_encoder", dirs_exist_ok=True)
     save_params(folder / "weights.safetensors", model.params, {"trained": model.name}, dtype="float16")
     write_json(folder / "config.json", entries.as_json(model.config))
     return folder

@@ -57,7 +57,7 @@ def test_the_program_for_eight_devices_sums_gradients_and_exchanges_nothing_else
     experiment, mesh = build.build(config), parallel.data_mesh()
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(lambda k: run.initial_state(experiment, k), key)
-    update = step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay)
+    update = step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay, experiment.fixed)
     lowered = parallel.data_parallel(update, mesh).lower(state, dry_run.abstract_batch(config, experiment), key)
     program = lowered.compile().as_text()
     assert " all-reduce(" in program

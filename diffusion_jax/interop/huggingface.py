@@ -62,14 +62,7 @@ def load_text_encoder(
     that are missing, left over or of another shape (all are named), and files that are broken.
     """
     folder = _folder(name)
-    config = _config(folder)
-    layout = _layout(folder, config)
-    try:
-        module = layout.module(config, dtype)
-        shapes = jax.eval_shape(partial(_init, module))
-    except (ValueError, KeyError) as error:
-        reason = f"it does not say {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{folder / 'config.json'}: {reason}") from error
+    module, layout, shapes = _described(folder, dtype)
     tokenizer = tokenizers.pretrained(folder, max_length)
     sources = _sources(folder, layout, dict(_paths(shapes)))
     one_device = SingleDeviceSharding(jax.local_devices()[0])
@@ -82,16 +75,28 @@ def load_text_encoder(
     return TextEncoder(module, jax.tree_util.tree_map_with_path(parameter, shapes), tokenizer)
 
 
+def described(name: str | os.PathLike, dtype: DTypeLike = jnp.float32) -> nn.Module:
+    """The module of a text encoder by its config.json alone, without parameters; raises as `load_text_encoder` does."""
+    return _described(_folder(name), dtype)[0]
+
+
+def save_description(folder: str | os.PathLike, module: nn.Module, tokenizer: tokenizers.Tokenizer) -> None:
+    """Writes config.json and the tokenizer's files: what `described` and `tokenizers.pretrained` read.
+
+    Raises ValueError for a module of no known family and OSError for a full disk; what stood there then stays.
+    """
+    with written_together(folder) as beside:
+        write_json(beside / "config.json", _layout_of(module).config(module))
+        tokenizers.save(beside, tokenizer)
+
+
 def save_text_encoder(folder: str | os.PathLike, encoder: TextEncoder, dtype: str = "float32") -> None:
     """Writes config.json, model.safetensors and the tokenizer's files, which transformers and `load_text_encoder` read.
 
     dtype: "float32" or "float16". Raises ValueError for a module of no known family and OSError for a full disk or a
     folder that cannot be written; what stood in the folder then stays.
     """
-    layout = next((layout for layout in LAYOUTS.values() if isinstance(encoder.module, layout.MODULE)), None)
-    if layout is None:
-        raise ValueError(f"{type(encoder.module).__name__} is of no family that is known here: {', '.join(LAYOUTS)}")
-    flat = {}
+    layout, flat = _layout_of(encoder.module), {}
     for path, value in _paths(encoder.params):
         value = np.asarray(value, np.float32)
         flat[layout.tensor(path)[0]] = value.T if _turned(path) else value
@@ -132,6 +137,25 @@ def _config(folder: Path) -> dict[str, Any]:
         return config if isinstance(config, dict) else {}
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: fetch it again") from error
+
+
+def _described(folder: Path, dtype: DTypeLike) -> tuple[nn.Module, Any, Any]:
+    """The module, the layout of its family, and the shapes of its parameters."""
+    config = _config(folder)
+    layout = _layout(folder, config)
+    try:
+        module = layout.module(config, dtype)
+        return module, layout, jax.eval_shape(partial(_init, module))
+    except (ValueError, KeyError) as error:
+        reason = f"it does not say {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{folder / 'config.json'}: {reason}") from error
+
+
+def _layout_of(module: nn.Module) -> Any:
+    for layout in LAYOUTS.values():
+        if isinstance(module, layout.MODULE):
+            return layout
+    raise ValueError(f"{type(module).__name__} is of no family that is known here: {', '.join(LAYOUTS)}")
 
 
 def _layout(folder: Path, config: Mapping[str, Any]) -> Any:

@@ -1,5 +1,6 @@
 """Everything that training changes, as arrays: nothing else needs saving."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,6 +20,20 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step. The average is a copy: one donated buffer cannot be two leaves."""
-    return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
+def init_state(params: Params, optimizer: optax.GradientTransformation, fixed: Sequence[str] = ()) -> TrainState:
+    """The state before the first step; the parameters named in `fixed` are none of the optimizer's.
+
+    The average is a copy: one donated buffer cannot be two leaves.
+    """
+    opt_state = optimizer.init(apart(params, fixed)[0])
+    return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), opt_state)
+
+
+def apart(params: Params, fixed: Sequence[str]) -> tuple[Params, Params]:
+    """Parameters by name in two: those that are trained, and those named in `fixed`."""
+    if not fixed:
+        return params, {}
+    return (
+        {name: value for name, value in params.items() if name not in fixed},
+        {name: value for name, value in params.items() if name in fixed},
+    )

@@ -119,7 +119,7 @@ def test_a_folder_inside_of_a_package(folder, package):
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("packed_bert:outer", "the package has no such folder"),
+        ("packed_bert:outer", "the package has none of that name"),
         ("not_there:model", "pip install --no-deps not-there"),
         ("json.decoder:model", "there is no such folder"),
     ],
