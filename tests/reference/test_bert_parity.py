@@ -103,7 +103,7 @@ def test_outputs_agree_in_float32(name, length, saved):
 
 @pytest.mark.parametrize("name", ["usual", "MiniLM's proportions", "GELU by tanh"])
 def test_gradients_agree_in_float32(name, saved):
-    """Relative to the largest in the layer's weight or bias: keys' biases have none, since they move all logits."""
+    """Biases of keys move all logits of a softmax alike, so theirs is zero: what is left is held to their kernel's."""
     reference = reference_model(0, **CONFIGS[name])
     encoder = load_text_encoder(saved(reference))
     tokens, mask = (rows[:5] for rows in texts(19))
@@ -120,26 +120,29 @@ def test_gradients_agree_in_float32(name, saved):
     for keys, found in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(encoder.params)):
         path = "/".join(key.key for key in keys)
         wanted, found = expected[bert_layout.tensor(path)[0]], found.T if path.endswith("/kernel") else found
-        scale = expected[bert_layout.tensor(path.replace("key/bias", "query/bias"))[0]]
+        scale = expected[bert_layout.tensor(path.replace("key/bias", "key/kernel"))[0]]
         error = float(np.abs(found - wanted).max() / np.abs(scale).max())
         worst = max(worst, error)
         assert error <= 1e-5, path
     print(f"{name}: max relative error of a gradient {worst:.1e}")
 
 
-@pytest.mark.parametrize("length", [1, 33, 300])
+@pytest.mark.parametrize("length", [33, 200])
 def test_half_precision_is_no_worse_than_torchs(length, saved):
-    """bfloat16 against float32: ours keeps logits, norms, what projections give and the sum over layers in float32."""
-    reference = reference_model(length, **CONFIGS["deep"])
-    half = load_text_encoder(saved(reference), jnp.bfloat16)
-    tokens, mask = (rows[:5] for rows in texts(length))
-    with torch.no_grad():
-        exact = by_torch(reference, tokens, mask).numpy()
-        theirs = by_torch(reference.bfloat16(), tokens, mask).float().numpy()
-    ours = by_us(half, tokens, mask)
-    errors = [np.linalg.norm((found - exact)[mask]) / np.linalg.norm(exact[mask]) for found in (ours, theirs)]
-    print(f"bfloat16, length {length}: relative error of ours {errors[0]:.1e}, of torch's {errors[1]:.1e}")
-    assert errors[0] <= errors[1]
+    """bfloat16 against float32, over several models: a single one may be lucky with its roundings."""
+    squares = np.zeros(2)
+    for seed in range(4):
+        reference = reference_model(seed, **CONFIGS["deep"])
+        half = load_text_encoder(saved(reference), jnp.bfloat16)
+        tokens, mask = (rows[:5] for rows in texts(length, seed))
+        with torch.no_grad():
+            exact = by_torch(reference, tokens, mask).numpy()
+            theirs = by_torch(reference.bfloat16(), tokens, mask).float().numpy()
+        found = by_us(half, tokens, mask), theirs
+        squares += [((each - exact)[mask] ** 2).sum() / (exact[mask] ** 2).sum() for each in found]
+    ours, theirs = np.sqrt(squares / 4)
+    print(f"bfloat16, length {length}: relative error of ours {ours:.1e}, of torch's {theirs:.1e}")
+    assert ours <= theirs
 
 
 def test_the_encoder_of_a_model_with_heads(saved):
