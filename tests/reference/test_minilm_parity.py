@@ -83,7 +83,8 @@ def encoder(dtype=jnp.float32):
 @functools.cache
 def reference():
     folder = encoder().tokenizer.keywords["folder"]
-    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval(), Path(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, split_special_tokens=True)  # "[MASK]" in a caption is text
+    return tokenizer, AutoModel.from_pretrained(folder).eval(), Path(folder)
 
 
 def by_us(sentences, dtype=jnp.float32):
