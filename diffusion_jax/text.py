@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
@@ -73,7 +74,12 @@ def pretrained(
     if dropout and not (trained and hasattr(module, "dropout")):
         raise ValueError(f"dropout={dropout} acts where an encoder of T5's or BERT's family is trained: leave it out")
     joint = jointly_trained(tokenize, module.clone(dropout=dropout) if dropout else module)
+
+    def init(key: Array) -> Params:  # zeros, until they are loaded: to compile the drawing of each would take long
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(joint.init, key))
+
     return joint._replace(
+        init=init,
         load=lambda: huggingface.load_text_encoder(folder, dtype).params,
         describe=lambda to: huggingface.save_description(to, module, tokenize),
         trained=trained,
