@@ -56,7 +56,7 @@ def jointly_trained(tokenize: Callable, encoder: nn.Module) -> Text:
 def pretrained(
     tokenize: Tokenizer, folder: str | os.PathLike, trained: bool = False, dtype: str = "float32", dropout: float = 0.0
 ) -> Text:
-    """The text encoder of a folder or name that `interop.huggingface` knows: as it is, or trained further.
+    """The text encoder of a folder, or of a "package:folder", for `load_text_encoder`: as it is, or trained further.
 
     tokenize: what `tokenizers.pretrained` makes of the same folder. dtype: of matrices and what is computed in; a
     trained one wants float32. dropout: while it is trained, for a family that has any.

@@ -11,7 +11,7 @@ A family of encoders is a file beside this one that says how it lies on disk: `M
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from jax.typing import DTypeLike
 from diffusion_jax.data import tokenizers
 from diffusion_jax.files import folder_at, write_json, written_together
 from diffusion_jax.interop import bert_layout, clip_layout, t5_layout, tensors
-from diffusion_jax.interop.safetensors_file import save_params
+from diffusion_jax.interop.safetensors_file import flatten, save_params
 from diffusion_jax.types import Params
 
 LAYOUTS = {model_type: layout for layout in (t5_layout, bert_layout, clip_layout) for model_type in layout.MODEL_TYPES}
@@ -64,7 +64,7 @@ def load_text_encoder(
     folder = _folder(name)
     module, layout, shapes = _described(folder, dtype)
     tokenizer = tokenizers.pretrained(folder, max_length)
-    sources = _sources(folder, layout, dict(_paths(shapes)))
+    sources = _sources(folder, layout, dict(flatten(shapes)))
     one_device = SingleDeviceSharding(jax.local_devices()[0])
 
     def parameter(keys, leaf):
@@ -85,9 +85,9 @@ def save_description(folder: str | os.PathLike, module: nn.Module, tokenizer: to
 
     Raises ValueError for a module of no known family and OSError for a full disk; what stood there then stays.
     """
+    layout = _layout_of(module)
     with written_together(folder) as beside:
-        write_json(beside / "config.json", _layout_of(module).config(module))
-        tokenizers.save(beside, tokenizer)
+        _describe(beside, layout, module, tokenizer)
 
 
 def save_text_encoder(folder: str | os.PathLike, encoder: TextEncoder, dtype: str = "float32") -> None:
@@ -97,13 +97,17 @@ def save_text_encoder(folder: str | os.PathLike, encoder: TextEncoder, dtype: st
     folder that cannot be written; what stood in the folder then stays.
     """
     layout, flat = _layout_of(encoder.module), {}
-    for path, value in _paths(encoder.params):
+    for path, value in flatten(encoder.params):
         value = np.asarray(value, np.float32)
         flat[layout.tensor(path)[0]] = value.T if _turned(path) else value
     with written_together(folder) as beside:
         save_params(beside / tensors.NAME, flat, {"format": "pt"}, dtype)
-        write_json(beside / "config.json", layout.config(encoder.module))
-        tokenizers.save(beside, encoder.tokenizer)
+        _describe(beside, layout, encoder.module, encoder.tokenizer)
+
+
+def _describe(folder: Path, layout: Any, module: nn.Module, tokenizer: tokenizers.Tokenizer) -> None:
+    write_json(folder / "config.json", layout.config(module))
+    tokenizers.save(folder, tokenizer)
 
 
 def _folder(name: str | os.PathLike) -> Path:
@@ -170,14 +174,6 @@ def _layout(folder: Path, config: Mapping[str, Any]) -> Any:
 def _init(module: nn.Module) -> Params:
     one = jnp.zeros((1, 1), jnp.int32)
     return module.init(jax.random.key(0), one, one == 0)["params"]
-
-
-def _paths(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _paths(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _sources(folder: Path, layout: Any, shapes: Mapping[str, Any]) -> dict[str, tuple[Path, str]]:

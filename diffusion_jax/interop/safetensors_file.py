@@ -38,7 +38,7 @@ def save_params(
         raise ValueError(f"parameters are stored as float32 or float16, not {dtype}")
     if not all(isinstance(text, str) for pair in (metadata or {}).items() for text in pair):
         raise ValueError("the metadata of a safetensors file is text by name: encode other values as JSON")
-    tensors = {name: _stored(name, value, dtype) for name, value in sorted(_flatten(params))}
+    tensors = {name: _stored(name, value, dtype) for name, value in sorted(flatten(params))}
 
     def write(file: BinaryIO) -> None:
         file.write(_header(tensors, metadata or {}))
@@ -59,7 +59,7 @@ def load_params(path: str | os.PathLike) -> dict[str, Any]:
     Raises FileNotFoundError, or ValueError for a truncated, foreign or ambiguous file.
     """
     params: dict[str, Any] = {}
-    with _opened(path) as file:
+    with opened(path) as file:
         for name in file.keys():  # noqa: SIM118 (not a mapping)
             if (code := file.get_slice(name).get_dtype()) not in READABLE:
                 raise ValueError(f"{path}: tensor {name!r} is {code}, which is no parameter: not a file of ours?")
@@ -77,11 +77,12 @@ def load_params(path: str | os.PathLike) -> dict[str, Any]:
 
 def load_metadata(path: str | os.PathLike) -> dict[str, str]:
     """Reads the text that was stored beside the parameters; raises as `load_params` does."""
-    with _opened(path) as file:
+    with opened(path) as file:
         return dict(file.metadata() or {})
 
 
-def _opened(path: str | os.PathLike) -> Any:
+def opened(path: str | os.PathLike) -> Any:
+    """The file for reading, as a context. Raises FileNotFoundError, or ValueError for a truncated or foreign file."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no parameters at {path}")
     try:
@@ -91,14 +92,15 @@ def _opened(path: str | os.PathLike) -> Any:
         raise ValueError(f"{path} is truncated or not a safetensors file ({reason}): fetch or save it again") from error
 
 
-def _flatten(params: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(params: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested parameters, each with its path. Raises ValueError for a name that no path can hold."""
     for name, value in params.items():
         if not isinstance(name, str) or not name or "/" in name or name == "__metadata__":
             raise ValueError(
                 f"a parameter's name is text without slashes, not {name!r} (under {prefix or 'the root'!r})"
             )
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}/")
+            yield from flatten(value, f"{prefix}{name}/")
         else:
             yield f"{prefix}{name}", value
 

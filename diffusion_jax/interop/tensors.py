@@ -7,11 +7,11 @@ opened anew for every piece: a checkpoint larger than half of the memory can be 
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
-from safetensors import SafetensorError, safe_open
+
+from diffusion_jax.interop.safetensors_file import opened
 
 NAME = "model.safetensors"
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -43,15 +43,6 @@ def located(folder: Path) -> dict[str, Path]:
     if missing := sorted({file.name for file in files.values() if not file.is_file()}):
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}, which {index.name} names: fetch it again")
     return files
-
-
-def opened(path: Path) -> Any:
-    """The file for reading, as a context. Raises ValueError for one that is truncated or foreign."""
-    try:
-        return safe_open(path, framework="numpy")
-    except SafetensorError as error:
-        reason = str(error).removeprefix("Error while deserializing header: ")
-        raise ValueError(f"{path} is truncated or not a safetensors file ({reason}): fetch it again") from error
 
 
 def shape_of(file: Path, name: str) -> tuple[int, ...]:
