@@ -44,16 +44,23 @@ CASES += [(name, length) for name in list(CONFIGS)[2:] for length in [5, 77]]
 
 
 def reference_model(seed, model=BertModel, **config):
-    """With weights as large as trained ones: the initial ones would hide a misplaced norm, bias or mask."""
+    """With weights as of a trained one.
+
+    Initial ones would hide a misplaced norm, bias or mask. Were they merely larger, all tokens would be alike after some
+    layers, and attention would have nothing to tell apart: so queries and keys are large, and what is added is small.
+    """
     torch.manual_seed(seed)
     options = {"add_pooling_layer": False} if model is BertModel else {}
-    reference = model(BertConfig(vocab_size=VOCAB, initializer_range=0.2, **config), **options).eval()
+    reference = model(BertConfig(vocab_size=VOCAB, **config), **options).eval()
     with torch.no_grad():
         for name, weight in reference.named_parameters():
             if name.endswith("bias"):
-                weight.normal_(std=0.3)
+                weight.normal_(std=0.1)
             elif "LayerNorm" in name:
                 weight.uniform_(0.5, 1.5)
+            elif "encoder" in name:
+                scale = 2.0 if "query" in name or "key" in name else 0.3 if "output" in name else 1.0
+                weight.normal_(std=scale * weight.shape[1] ** -0.5)
     return reference
 
 
