@@ -46,8 +46,8 @@ CASES += [(name, length) for name in list(CONFIGS)[2:] for length in [5, 77]]
 def reference_model(seed, model=BertModel, **config):
     """With weights as of a trained one.
 
-    Initial ones would hide a misplaced norm, bias or mask. Were they merely larger, all tokens would be alike after some
-    layers, and attention would have nothing to tell apart: so queries and keys are large, and what is added is small.
+    Initial ones would hide a misplaced norm, bias or mask. Were they merely larger, all tokens would be alike after
+    some layers, and attention would have nothing to tell apart: so queries and keys are large, what is added small.
     """
     torch.manual_seed(seed)
     options = {"add_pooling_layer": False} if model is BertModel else {}
