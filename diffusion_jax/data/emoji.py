@@ -181,7 +181,8 @@ def emoji(
     if not chosen:
         there = f"the {len(about)} pictures of split {split!r} (such as {about[0]['label']!r})"
         raise ValueError(f"no emoji left by {styles=}, {groups=}, {labels=}: none of {there} has all that.")
-    return Indexed(len(chosen), partial(_example, records, [(index, about[index]) for index in chosen]))
+    rows = [(index, about[index]) for index in chosen]
+    return Indexed(len(chosen), partial(_example, records, rows), partial(_captions, rows))
 
 
 def _any_of(phrases: Collection[str]) -> re.Pattern:
@@ -211,6 +212,10 @@ def _about(record: Mapping) -> dict:
     tags = ", ".join(tag.decode() for tag in record["tags"])
     captions = (f"{about['label']}, {style} style", about["label"], *([tags] if tags else []))
     return about | {"captions": captions, "id": f"emoji/{about['concept']}/{about['style']}"}
+
+
+def _captions(chosen: Sequence[tuple[int, Mapping]], index: int) -> tuple[str, ...]:
+    return chosen[index][1]["captions"]
 
 
 def _example(records: Sequence, chosen: Sequence[tuple[int, Mapping]], index: int) -> Example:

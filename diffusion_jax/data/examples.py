@@ -17,10 +17,13 @@ class Source(Protocol):
 
 
 class Indexed:
-    """A Source made of its length and a function from an index to an example."""
+    """A Source made of its length and a function from an index to an example.
 
-    def __init__(self, length: int, get: Callable[[int], Example]):
-        self._length, self._get = length, get
+    captions: from an index to the example's captions, where they can be had without the picture.
+    """
+
+    def __init__(self, length: int, get: Callable[[int], Example], captions: Callable | None = None):
+        self._length, self._get, self.captions = length, get, captions
 
     def __len__(self) -> int:
         return self._length
@@ -29,3 +32,9 @@ class Indexed:
         if not 0 <= index < self._length:
             raise IndexError(f"Example {index} of a source of {self._length}.")
         return self._get(int(index))
+
+
+def captions(source: Source, index: int) -> tuple[str, ...]:
+    """The captions of an example, without its picture from sources that know them alone."""
+    alone = getattr(source, "captions", None)
+    return tuple(alone(index) if alone else source[index]["captions"])

@@ -42,7 +42,8 @@ def folder(path: str | Path, split: str, held_out: float = 0.05) -> Source:
     if bare := len(captions) - len(captioned):
         _warn_once(f"{bare} of {len(captions)} pictures in {root} have no caption and are left out.")
     names = sorted(captioned) if held_out is None else names_of(sorted(captioned), split, held_out)
-    return Indexed(len(names), functools.partial(_read, root, [(name, captioned[name]) for name in names]))
+    rows = [(name, captioned[name]) for name in names]
+    return Indexed(len(names), functools.partial(_read, root, rows), functools.partial(_captions, rows))
 
 
 @functools.cache  # a run opens the folder three times
@@ -56,6 +57,10 @@ def _read(root: Path, rows: list, index: int) -> Example:
         return {"image": decode((root / name).read_bytes()), "captions": captions, "id": name}
     except ValueError as error:
         raise ValueError(f"{root / name}: {error} Replace or remove it.") from None
+
+
+def _captions(rows: list, index: int) -> tuple[str, ...]:
+    return rows[index][1]
 
 
 def _from_metadata(root: Path) -> dict[str, tuple[str, ...]]:

@@ -55,7 +55,8 @@ def shapes(split: str, seed: int = 0, size: int = 32, count: int = 1_000_000) ->
     check_split(split)
     if size < MIN_SIZE or count < 1 or not 0 <= seed < 2**32:
         raise ValueError(f"shapes needs size >= {MIN_SIZE}, count >= 1, seed >= 0: got {size}, {count} and {seed}.")
-    return Indexed(count, functools.partial(_example, split, seed, size))
+    example, captions = functools.partial(_example, split, seed, size), functools.partial(_captions, split, seed)
+    return Indexed(count, example, captions)
 
 
 def layout(scene: Scene, draw: Iterator[float]) -> list[Drawn]:
@@ -100,10 +101,18 @@ def coverage(shape: str, x: float, y: float, scale: float, size: int) -> tuple[s
     return rows, columns, blocks.sum((1, 3), dtype=np.float32) / fine**2
 
 
-def _example(split: str, seed: int, size: int, index: int) -> Example:
+def _scene(split: str, seed: int, index: int) -> tuple[Scene, bool, Iterator[float]]:
     draw = iter(uniform(index * 64 + np.arange(64), seed, split).tolist())
     held_out = split == "validation" and index % 2 == 1
-    scene = sample_scene(draw, held_out)
+    return sample_scene(draw, held_out), held_out, draw
+
+
+def _captions(split: str, seed: int, index: int) -> tuple[str, ...]:
+    return captions_of(_scene(split, seed, index)[0])
+
+
+def _example(split: str, seed: int, size: int, index: int) -> Example:
+    scene, held_out, draw = _scene(split, seed, index)
     return {
         "image": render(layout(scene, draw), size),
         "captions": captions_of(scene),

@@ -41,7 +41,8 @@ def tfds(
     features = dict(builder.info.features.items())
     _check_features(dataset, templates, image_key, features)
     records = _ask(dataset, functools.partial(_records, builder, theirs, image_key))
-    return Indexed(len(records), functools.partial(_read, dataset, theirs, records, features, templates, image_key))
+    read = functools.partial(_read, dataset, theirs, records, features, templates, image_key)
+    return Indexed(len(records), read, functools.partial(_captions, records, features, templates, image_key))
 
 
 def _builder(name: str, data_dir: str):
@@ -79,13 +80,20 @@ def _read(
     name: str, split: str, records: Sequence, features: dict, templates: tuple, image_key: str, i: int
 ) -> Example:
     record = records[i]
-    words = {key: _words(features[key], value) for key, value in record.items() if key != image_key}
     try:
         image = decode(record[image_key])
     except ValueError as error:
         raise ValueError(f"{name} {split} example {i}: {error}") from None
-    captions = tuple(template.format_map(words) for template in templates)
-    return {"image": image, "captions": captions, "id": f"{name}/{split}/{i}"}
+    return {"image": image, "captions": _said(record, features, templates, image_key), "id": f"{name}/{split}/{i}"}
+
+
+def _captions(records: Sequence, features: dict, templates: tuple, image_key: str, i: int) -> tuple[str, ...]:
+    return _said(records[i], features, templates, image_key)
+
+
+def _said(record: dict, features: dict, templates: tuple, image_key: str) -> tuple[str, ...]:
+    words = {key: _words(features[key], value) for key, value in record.items() if key != image_key}
+    return tuple(template.format_map(words) for template in templates)
 
 
 def _words(feature: object, value: object) -> object:

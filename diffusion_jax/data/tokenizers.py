@@ -5,6 +5,7 @@ tokenizer of its own, and knows no other.
 """
 
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from diffusion_jax.files import folder_at
 Tokenizer = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "spiece.model")
+EXTRA_FILES = ("merges.txt", "special_tokens_map.json", "added_tokens.json")  # beside them, in some folders
 BYT5_VOCAB = 384  # 3 special tokens, 256 bytes, 125 sentinels that no caption reaches: the size of published embeddings
 
 
@@ -73,6 +75,19 @@ def truncated(captions: Sequence[str], tokenizer: Tokenizer) -> int:
         return sum(len(_utf8(caption)) > told["max_length"] - 1 for caption in captions)
     tokenize = _transformers(told["folder"])
     return sum(len(tokenize(caption, verbose=False)["input_ids"]) > told["max_length"] for caption in captions)
+
+
+def digest(tokenizer: Tokenizer) -> str:
+    """SHA-256 of which tokenizer of this file it is: its class, and the names and bytes of its folder's files.
+
+    max_length and pad_is_text are no part of it. Raises ValueError for a tokenizer of another kind.
+    """
+    folder = _told(tokenizer).get("folder")
+    told = hashlib.sha256(type(_transformers(folder) if folder else _transformers_byt5()).__name__.encode())
+    patterns = (*TOKENIZER_FILES, *EXTRA_FILES) if folder else ()
+    for path in sorted({path for pattern in patterns for path in Path(folder).glob(pattern)}):
+        told.update(f"\n{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return told.hexdigest()
 
 
 def _told(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from array_record.python import array_record_module
@@ -50,7 +51,8 @@ def array_record(path: str | Path, split: str) -> Source:
         records = ArrayRecordDataSource(shards)
     except Exception as error:  # the reader raises RuntimeError, ValueError and others
         raise ValueError(f"A shard in {path} is missing or broken: {_one_line(error)}") from None
-    return Indexed(len(records), functools.partial(_read, records, str(path)))
+    place = records, str(path)
+    return Indexed(len(records), functools.partial(_read, *place), functools.partial(_captions, *place))
 
 
 def convert(
@@ -174,11 +176,22 @@ def _usable(row: dict[str, bytes], caption_key: str) -> tuple[tuple[str, ...], b
     return captions, picture
 
 
+def _captions(records: ArrayRecordDataSource, path: str, index: int) -> tuple[str, ...]:
+    with _named(path, index):
+        return tuple(json.loads(records[index].partition(b"\n")[0])["captions"])
+
+
 def _read(records: ArrayRecordDataSource, path: str, index: int) -> Example:
-    try:
+    with _named(path, index):
         header, _, picture = records[index].partition(b"\n")
         about = json.loads(header)
         return {"image": decode(picture), "captions": tuple(about["captions"]), "id": about["id"]}
+
+
+@contextmanager
+def _named(path: str, index: int) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
         raise ValueError(f"Record {index} in {path} is broken: {_one_line(error)}") from None
 
