@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -20,7 +21,6 @@ from diffusion_jax import build
 from diffusion_jax.data import embedding_builder, embeddings, examples, tokenizers
 from diffusion_jax.interop.huggingface import TextEncoder, load_text_encoder
 from diffusion_jax.training import parallel
-from diffusion_jax.types import Params
 
 
 def embed(
@@ -31,6 +31,7 @@ def embed(
     out: the folder of all caches, embeddings in data_dir unless given. shard_index, shard_count: this machine's share.
     Raises ValueError for a text encoder that is no pretrained one, and what reading data and encoder raise.
     """
+    embedding_builder.check_work(batch_size, shard_index, shard_count)
     encoder = _encoder(config)
     sources = [build.source(config, split, data_dir) for split in ("train", "validation")]
     wanted, root = identity(encoder), Path(out or Path(data_dir) / "embeddings")
@@ -85,10 +86,10 @@ def identity(encoder: TextEncoder, dtype: str = "bfloat16") -> embeddings.Identi
     )
 
 
-def digest(module: nn.Module, params: Params) -> str:
+def digest(module: nn.Module, params: PyTree) -> str:
     """SHA-256 of a module's class, the settings that are not its defaults, and its parameters.
 
-    Of a parameter its path, dtype, shape and bytes count. Each must be whole on this process, and is fetched alone.
+    Of a parameter its path, dtype, shape and bytes count, on devices or not. Each must be whole on this process.
     """
     fields = [field for field in dataclasses.fields(module) if field.name not in ("parent", "name")]
     settings = {field.name: _plain(field.name, getattr(module, field.name)) for field in fields}
@@ -134,7 +135,7 @@ def _encoder(config: ConfigDict) -> TextEncoder:
     return build.named_part(config, "text_encoder", sys.modules[__name__])()
 
 
-def _prompts(sampling: Mapping[str, Any]) -> Iterator[str]:
+def _prompts(sampling: Mapping[str, Any] | ConfigDict) -> Iterator[str]:
     """The captions of a config's `sampling`: its prompts, and the `others` of its guidance."""
     for name, value in sampling.items():
         if isinstance(value, Mapping | ConfigDict):

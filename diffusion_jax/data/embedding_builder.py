@@ -44,10 +44,9 @@ def build(
     Raises ValueError for an embedding that is not of the identity's shape or not finite, and for broken pieces; OSError
     on a full disk. Finished pieces stay.
     """
-    if identity.dtype not in DTYPES or batch_size < 1 or not 0 <= shard_index < shard_count:
-        raise ValueError(
-            f"cannot embed as {identity.dtype}, {batch_size} at once, share {shard_index} of {shard_count}"
-        )
+    check_work(batch_size, shard_index, shard_count)
+    if identity.dtype not in DTYPES:
+        raise ValueError(f"embeddings cannot be stored as {identity.dtype}: choose {' or '.join(DTYPES)}")
     folder = folder_of(root, identity)
     folder.mkdir(parents=True, exist_ok=True)
     done = 0
@@ -68,6 +67,15 @@ def build(
     return done
 
 
+def check_work(batch_size: int, shard_index: int, shard_count: int) -> None:
+    """Raises ValueError for a batch without captions, or a share that there is not."""
+    if batch_size < 1 or not 0 <= shard_index < shard_count:
+        raise ValueError(
+            f"batch_size is {batch_size}, and the share {shard_index} of {shard_count}: embed one or more at once, and "
+            "count shares from 0"
+        )
+
+
 def _missing(captions: Iterable[str], known: np.ndarray, shard_index: int, shard_count: int) -> Iterator[str]:
     """The captions of a share that are not known, each once."""
     for block in _blocks(captions, BLOCK):
@@ -85,11 +93,11 @@ def _records(captions, embed, identity, batch_size, truncated, told) -> Iterator
         shape = batch_size, identity.max_length, identity.dim
         if values.shape != shape or mask.shape != shape[:2] or mask.dtype != bool:
             raise ValueError(f"embeddings are {values.shape} with masks {mask.shape} {mask.dtype}, and not {shape}")
-        values = values.astype(identity.dtype)
         for caption, row, text in zip(batch, values, mask, strict=False):  # what fills a batch up is not kept
-            if not np.isfinite(row[text].astype(np.float32)).all():
+            vectors = row[text].astype(identity.dtype)
+            if not np.isfinite(vectors.astype(np.float32)).all():
                 raise ValueError(f"the embedding of {caption[:80]!r} is not finite: is the encoder's dtype too small?")
-            yield pieces.Record(digest(caption), pieces.pack(row, text), bool(truncated(caption)))
+            yield pieces.Record(digest(caption), pieces.pack(vectors, text), bool(truncated(caption)))
         told(len(batch))
 
 

@@ -27,7 +27,7 @@ from jaxtyping import Bool, Shaped
 SUFFIX = ".array_record"
 PART = ".part"  # pieces that are being written; a killed process leaves them behind
 DIGEST = np.dtype("S32")  # of a caption: it sorts and compares as its 32 bytes do
-OPTIONS = "group_size:1,uncompressed"  # bfloat16 hardly gets smaller, and reading would take longer
+OPTIONS = "group_size:1,uncompressed"  # zstd takes a fifth off normal numbers, and 2.5 times as long to read
 
 
 class Record(NamedTuple):
@@ -46,9 +46,9 @@ class Piece(NamedTuple):
     truncated: int
 
 
-def pack(values: Shaped[np.ndarray, "length dim"], mask: Bool[np.ndarray, " length"]) -> bytes:
-    """A caption's embedding as a record, in the dtype that it has."""
-    return np.packbits(mask).tobytes() + values[mask].tobytes()
+def pack(vectors: Shaped[np.ndarray, "text dim"], mask: Bool[np.ndarray, " length"]) -> bytes:
+    """The vectors of a caption's text, in the dtype that they have, and where they stand, as a record."""
+    return np.packbits(mask).tobytes() + vectors.tobytes()
 
 
 def unpack(record: bytes, values: Shaped[np.ndarray, "length dim"], mask: Bool[np.ndarray, " length"]) -> None:

@@ -87,7 +87,7 @@ def test_any_mask_of_any_length_survives_packing(length):
     rng = np.random.default_rng(length)
     for mask in [*(rng.random((20, length)) < 0.5), np.ones(length, bool), np.zeros(length, bool)]:
         before = rng.standard_normal((length, 3)).astype(ml_dtypes.bfloat16)
-        record = embedding_pieces.pack(before, mask)
+        record = embedding_pieces.pack(before[mask], mask)
         assert len(record) == -(-length // 8) + 6 * mask.sum()
         values, found = np.zeros_like(before), np.ones(length, bool)
         embedding_pieces.unpack(record, values, found)
@@ -329,7 +329,8 @@ def test_a_broken_record_names_its_piece_and_leaves_the_others(tmp_path):
     inside = embedding_pieces.read(path, embeddings.key(IDENTITY)).digests
     lost = [caption for caption in CAPTIONS if np.isin(embeddings.digests([caption]), inside).all()]
     content = bytearray(path.read_bytes())
-    record = embedding_pieces.pack(*(each[0] for each in cache.rows(lost[:1])))
+    values, mask = (each[0] for each in cache.rows(lost[:1]))
+    record = embedding_pieces.pack(values[mask], mask)
     content[content.index(record)] ^= 1
     path.write_bytes(content)
     cache = open_cache(tmp_path)  # the listing is whole
@@ -394,10 +395,22 @@ def test_what_is_masked_need_not_be_finite(tmp_path):
     assert_holds(tmp_path)
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"shard_index": 2, "shard_count": 2}, {"shard_index": -1}])
-def test_impossible_settings(tmp_path, options):
-    with pytest.raises(ValueError, match=r"^cannot embed as bfloat16, "):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"batch_size": 0},
+            r"^batch_size is 0, and the share 0 of 1: embed one or more at once, and count shares from 0$",
+        ),
+        ({"shard_index": 2, "shard_count": 2}, "the share 2 of 2"),
+        ({"shard_index": -1}, "the share -1 of 1"),
+        ({"identity": IDENTITY._replace(dtype="float16")}, "cannot be stored as float16: choose bfloat16 or float32"),
+    ],
+)
+def test_impossible_settings(tmp_path, options, words):
+    with pytest.raises(ValueError, match=words):
         build(tmp_path, **options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_card_tells_what_made_it_and_how_much_there_is(tmp_path):

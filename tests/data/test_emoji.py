@@ -158,7 +158,9 @@ def test_skin_tones_parts_ungrouped_and_equal_pictures_are_left_out(built):
 
 
 def test_an_example_has_pixels_captions_and_a_license(built):
-    (example,) = emoji.emoji("train", built[0], styles=("fluent-3d",), labels=("heart",))
+    source = emoji.emoji("train", built[0], styles=("fluent-3d",), labels=("heart",))
+    (example,) = source
+    assert source.captions(0) == example["captions"]
     assert example["captions"] == ("red heart, fluent 3d style", "red heart", "emotion, love")
     assert (example["id"], example["license"]) == ("emoji/2764/fluent-3d", "MIT")
     assert (example["group"], example["subgroup"]) == ("symbols", "sub group")

@@ -31,7 +31,9 @@ def ids(source) -> list[str]:
 def test_metadata_pairs_every_picture_with_its_caption(tmp_path, column):
     root = imagefolder(tmp_path, column=column)
     for split in ("train", "validation"):
-        for example in folder(root, split, held_out=0.3):
+        source = folder(root, split, held_out=0.3)
+        assert [source.captions(i) for i in range(len(source))] == [example["captions"] for example in source]
+        for example in source:
             number = int(example["id"][:3])
             assert example["captions"] == (f"picture {number}",)
             assert example["image"].shape == (3, 4, 3)

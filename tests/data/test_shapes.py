@@ -14,6 +14,7 @@ def test_an_example_depends_on_seed_split_and_index_alone(split):
         x, y = a[index], b[index]
         np.testing.assert_array_equal(x.pop("image"), y.pop("image"))
         assert x == y
+        assert b.captions(index) == x["captions"]
     assert later["captions"] == a[777]["captions"]
 
 

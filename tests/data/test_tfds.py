@@ -50,6 +50,7 @@ def test_labels_become_captions(data_dir):
         label = "ripe pear" if example["image"][0, 0, 0] % 2 else "apple"
         assert example["captions"] == (f"a photo of a {label}",)
     assert len({example["id"] for example in source}) == 40
+    assert [source.captions(i) for i in range(len(source))] == [example["captions"] for example in source]
 
 
 def test_templates_may_name_any_feature(data_dir):

@@ -54,6 +54,8 @@ def test_every_row_comes_back_with_its_caption(tmp_path):
         assert example["captions"] == (f"picture {number}",)
         assert (example["image"][..., 0] == number).all()
         assert example["image"].shape == (4, 5, 3)
+    source = array_record(tmp_path / "out", "train")
+    assert [source.captions(i) for i in range(len(source))] == [example["captions"] for example in source]
 
 
 def test_captions_come_from_text_or_else_from_json_and_pictures_in_any_format(tmp_path):
