@@ -32,7 +32,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def run(args: flags.FlagValues, action: str, *names: str) -> None:
-    from diffusion_jax import datasets, embed
+    from diffusion_jax import datasets
 
     if action == "build" and len(names) == 1:
         datasets.build(names[0], args.data_dir, args.recipe)
@@ -41,6 +41,8 @@ def run(args: flags.FlagValues, action: str, *names: str) -> None:
     elif action == "convert" and names and args.out:
         datasets.convert(names, args.out, args.held_out)
     elif action == "embed" and not names and args.config:
+        from diffusion_jax import embed
+
         embed.embed(args.config, args.data_dir, args.out, args.batch_size, args.shard_index, args.shard_count)
     else:
         raise flags.Error(

@@ -27,7 +27,10 @@ COMMAND = "diffusion-jax data embed --config=CONFIG"
 
 
 class Identity(NamedTuple):
-    """What an embedding depends on besides its caption; two caches with one identity hold the same."""
+    """What an embedding depends on besides its caption; two caches with one identity hold the same.
+
+    Up to rounding: which kind of device computed it, and with which version of JAX, is no part of it.
+    """
 
     encoder: str  # digest of the module's settings and its parameters' paths, shapes and bytes
     tokenizer: str  # digest of its class and files; see `tokenizers.digest`
@@ -112,7 +115,10 @@ def looked_up(sorted_digests: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarra
 
 
 def _found(root: Path, identity: Identity | None) -> tuple[Path, Identity]:
-    cards = {path.parent: _identity(path) for path in sorted([*root.glob(CARD), *root.glob(f"*/{CARD}")])}
+    paths = sorted([*root.glob(CARD), *root.glob(f"*/{CARD}")])
+    if identity and (own := folder_of(root, identity) / CARD) in paths:
+        paths = [own]  # whatever else lies there
+    cards = {path.parent: _identity(path) for path in paths}
     if not cards:
         raise FileNotFoundError(f"{root} holds no embedded captions: run `{COMMAND} --out={root}` first")
     if identity is None and len(cards) > 1:
@@ -164,16 +170,11 @@ def _rows(
     try:
         for row, record in enumerate(records.__getitems__(distinct.tolist()) if len(distinct) else ()):
             pieces.unpack(record, values[row], mask[row])
-    except Exception as error:  # the reader's are of many kinds
-        raise pieces.broken(_broken_one(records, distinct, ends), error) from None
+    except Exception:  # which of them it was, the reader does not say
+        for number in distinct.tolist():
+            try:
+                pieces.unpack(records[number], np.zeros_like(values[0]), np.zeros_like(mask[0]))
+            except Exception as error:
+                raise pieces.broken(next(path for path, end in ends.items() if number < end), error) from None
+        raise
     return values[whose], mask[whose]
-
-
-def _broken_one(records: ArrayRecordDataSource, numbers: np.ndarray, ends: Mapping[Path, int]) -> Path:
-    """The file of the first of these records that cannot be read."""
-    for number in numbers.tolist():
-        try:
-            records[number]
-        except Exception:
-            break
-    return next(path for path, end in ends.items() if number < end)
