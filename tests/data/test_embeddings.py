@@ -96,7 +96,9 @@ def test_any_mask_of_any_length_survives_packing(length):
         assert (values[~mask] == 0).all()
 
 
-def test_a_caption_is_embedded_once_and_the_empty_one_always(tmp_path):
+@pytest.mark.parametrize("block", [1, 3, 4096])
+def test_a_caption_is_embedded_once_and_the_empty_one_always(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(embedding_builder, "BLOCK", block)
     asked = []
 
     def embed(captions):
