@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -27,7 +28,8 @@ from diffusion_jax.types import Cond, Network, Params
 
 
 class Experiment(NamedTuple):
-    """A config as functions; parameters are {"text_encoder": ..., "denoiser": ...}.
+    """A config as functions; parameters are {"text_encoder": ..., "denoiser": ...}, without text_encoder where captions
+    come embedded.
 
     text: tokenizer and encoder. init: key -> parameters. encode: (parameters, tokens, mask) -> Cond.
     network: (parameters, changes of the module's settings) -> Network.
@@ -57,19 +59,22 @@ class Objective(NamedTuple):
     uncertainty: Callable | None = None  # log_snr -> u, where it is learned
 
 
-def build(config: ConfigDict) -> Experiment:
-    """Put the parts together that a config names. Raises ValueError, naming the entry, where one does not fit."""
+def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
+    """Put the parts together that a config names. Raises ValueError, naming the entry, where one does not fit.
+
+    data_dir: for a training, which reads embedded captions there if the config says so; see `text.pretrained`.
+    """
     part = partial(named_part, config)
     aim = objective(config)
     knots = config.get("learned_schedule", 0)
     unsure = models.Uncertainty(features) if (features := config.get("uncertainty", 0)) else None
-    words = text_of(config)
+    words = text_of(config, data_dir)
     unet = part("denoiser", models)()
     shape = (config.resolution, config.resolution, 3)
     null = tuple(map(jnp.asarray, words.tokenize([""])))
 
     def encode(params: Params, tokens, mask, dropout_key=None) -> Cond:
-        return words.encode(params["text_encoder"], tokens, mask, dropout_key)
+        return words.encode(params.get("text_encoder"), tokens, mask, dropout_key)
 
     def network(params: Params, dropout_key=None, **changes) -> Network:
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
@@ -83,7 +88,7 @@ def build(config: ConfigDict) -> Experiment:
 
     def init(key) -> Params:
         text_key, key = jax.random.split(key)
-        params = {"text_encoder": words.init(text_key)}
+        params = {"text_encoder": words.init(text_key)} if words.init else {}
         cond = encode(params, *null)
         x_t = jnp.zeros((1, *shape))
         if knots:
@@ -121,20 +126,26 @@ def build(config: ConfigDict) -> Experiment:
         schedule=aim.schedule,
         parameterization=aim.parameterization,
         picture_shape=shape,
-        fixed=() if words.trained else ("text_encoder",),
+        fixed=("text_encoder",) if words.init and not words.trained else (),
     )
 
 
-def text_of(config: ConfigDict) -> text.Text:
+def text_of(config: ConfigDict, data_dir: str | None = None) -> text.Text:
     """A config's tokenizer and text encoder: one of `models`, trained from nothing, or `text.pretrained`."""
     part = partial(named_part, config)
     tokenize = part("tokenizer", tokenizers)()
     if config.text_encoder.get("name") != "pretrained":
         return text.jointly_trained(tokenize, part("text_encoder", models)())
     try:
-        return part("text_encoder", text, given=1)(tokenize)
+        make = part("text_encoder", text, given=1)
+        return make(tokenize, **({"caches": caches(data_dir)} if data_dir else {}))
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"config.text_encoder: {error}") from error
+
+
+def caches(data_dir: str) -> Path:
+    """Where embedded captions lie, unless `data embed` is told another place."""
+    return Path(data_dir) / "embeddings"
 
 
 def objective(config: ConfigDict, schedule: schedules.Schedule | None = None) -> Objective:

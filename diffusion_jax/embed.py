@@ -1,23 +1,17 @@
 """A config's captions through its pretrained text encoder, once: what `diffusion-jax data embed` does."""
 
-import dataclasses
-import hashlib
-import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import PyTree
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from diffusion_jax import build
+from diffusion_jax import build, text
 from diffusion_jax.data import embedding_builder, embeddings, examples, tokenizers
 from diffusion_jax.interop.huggingface import TextEncoder, load_text_encoder
 from diffusion_jax.training import parallel
@@ -34,7 +28,8 @@ def embed(
     embedding_builder.check_work(batch_size, shard_index, shard_count)
     encoder = _encoder(config)
     sources = [build.source(config, split, data_dir) for split in ("train", "validation")]
-    wanted, root = identity(encoder), Path(out or Path(data_dir) / "embeddings")
+    wanted = text.identity(encoder.tokenizer, config.text_encoder.folder, config.text_encoder.get("dtype", "float32"))
+    root = Path(out or build.caches(data_dir))
     with tqdm(total=sum(map(len, sources)), desc="embedding", unit=" pictures", dynamic_ncols=True) as bar:
         start = time.perf_counter()
         count = embedding_builder.build(
@@ -47,7 +42,7 @@ def embed(
             shard_count=shard_count,
             truncated=lambda caption: tokenizers.truncated([caption], encoder.tokenizer) > 0,
             progress=lambda total: bar.set_postfix_str(f"{total:,} captions"),
-            about={"text_encoder": config.text_encoder.to_dict()},
+            about={"text_encoder": config.text_encoder.to_dict(), "tokenizer": config.tokenizer.to_dict()},
         )
         seconds = time.perf_counter() - start
     cache = embeddings.open_cache(root, wanted)
@@ -72,36 +67,6 @@ def captions(config: ConfigDict, sources: Sequence[examples.Source], tick: Calla
             tick()
 
 
-def identity(encoder: TextEncoder, dtype: str = "bfloat16") -> embeddings.Identity:
-    """What the embeddings of an encoder depend on; dtype is what they are stored in, "bfloat16" or "float32"."""
-    told = encoder.tokenizer.keywords
-    shape = jax.eval_shape(encoder.module.apply, {"params": encoder.params}, *encoder.tokenizer([""])).shape
-    return embeddings.Identity(
-        encoder=digest(encoder.module, encoder.params),
-        tokenizer=tokenizers.digest(encoder.tokenizer),
-        max_length=told["max_length"],
-        pad_is_text=told.get("pad_is_text", False),
-        dtype=dtype,
-        dim=shape[-1],
-    )
-
-
-def digest(module: nn.Module, params: PyTree) -> str:
-    """SHA-256 of a module's class, the settings that are not its defaults, and its parameters.
-
-    Of a parameter its path, dtype, shape and bytes count, on devices or not. Each must be whole on this process.
-    """
-    fields = [field for field in dataclasses.fields(module) if field.name not in ("parent", "name")]
-    settings = {field.name: _plain(field.name, getattr(module, field.name)) for field in fields}
-    defaults = {field.name: _plain(field.name, field.default) for field in fields}
-    changed = {name: value for name, value in settings.items() if value != defaults[name]}
-    told = hashlib.sha256(f"{type(module).__name__} {json.dumps(changed, sort_keys=True)}".encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        told.update(f"\n{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n".encode())
-        told.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
-    return told.hexdigest()
-
-
 def embedder(encoder: TextEncoder) -> Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]:
     """captions -> (text_emb float32 (n, length, dim), mask), on all devices of this process."""
     mesh = Mesh(np.array(jax.local_devices()), ("data",))
@@ -116,23 +81,16 @@ def embedder(encoder: TextEncoder) -> Callable[[Sequence[str]], tuple[np.ndarray
     return embed
 
 
-def pretrained(folder: str, max_length: int = 64, dtype: str = "float32", pad_is_text: bool = False) -> TextEncoder:
-    """The config entry of a text encoder that is not trained: see `load_text_encoder` and `tokenizers.pretrained`."""
-    encoder = load_text_encoder(folder, dtype, max_length=max_length)
-    if not pad_is_text:
-        return encoder
-    tokenizer = tokenizers.pretrained(encoder.tokenizer.keywords["folder"], max_length, pad_is_text)
-    return encoder._replace(tokenizer=tokenizer)
-
-
 def _encoder(config: ConfigDict) -> TextEncoder:
-    name = config.text_encoder.get("name")
-    if name != "pretrained":
+    told = config.text_encoder
+    if told.get("name") != "pretrained" or told.get("trained"):
         raise ValueError(
-            f"config.text_encoder: {name} learns while the denoiser does, so its embeddings cannot be kept: "
-            'only those of dict(name="pretrained", folder=..., max_length=...) can'
+            f"config.text_encoder: {told.get('name')} learns while the denoiser does, so its embeddings cannot be kept: "
+            "only those of dict(name='pretrained', folder=...) that is not trained can"
         )
-    return build.named_part(config, "text_encoder", sys.modules[__name__])()
+    build.text_of(config)  # for its checks
+    tokenizer = build.named_part(config, "tokenizer", tokenizers)()
+    return load_text_encoder(told.folder, told.get("dtype", "float32"))._replace(tokenizer=tokenizer)
 
 
 def _prompts(sampling: Mapping[str, Any] | ConfigDict) -> Iterator[str]:
@@ -142,7 +100,3 @@ def _prompts(sampling: Mapping[str, Any] | ConfigDict) -> Iterator[str]:
             yield from _prompts(value)
         elif name in ("prompts", "others"):
             yield from value
-
-
-def _plain(name: str, value: Any) -> Any:
-    return np.dtype(value).name if name == "dtype" else value

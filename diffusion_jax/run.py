@@ -40,7 +40,7 @@ def train(config: ConfigDict, workdir: str | Path, data_dir: str) -> Path:
     folder, mesh = Path(workdir), parallel.data_mesh()
     check_plan(config.train)
     parallel.check_batch_size(config.batch_size, mesh)
-    experiment = build.build(config)
+    experiment = build.build(config, data_dir)
     batches = build.batches(config, experiment, data_dir)
     sets = build.fixed_sets(config, experiment, data_dir)
     validate = make_validation(experiment, sets, config.validation_size, config.batch_size)
@@ -52,7 +52,9 @@ def train(config: ConfigDict, workdir: str | Path, data_dir: str) -> Path:
     with contextlib.ExitStack() as at_the_end:
         at_the_end.enter_context(checkpoint.lock(folder))
         agree_on_config(folder, config)
-        if experiment.text.describe and not (folder / "text_encoder").exists():
+        if (folder / "text_encoder").exists():
+            experiment.text.check(folder / "text_encoder")
+        elif experiment.text.describe:
             experiment.text.describe(folder / "text_encoder")
         checkpoints = checkpoint.open_checkpoints(folder, config.train.keep)
         at_the_end.callback(checkpoint.close, checkpoints)

@@ -36,21 +36,26 @@ def load(workdir: str | Path | None = None, name: str | None = None) -> Trained:
     if workdir:
         config = ConfigDict(checkpoint.read_config(Path(workdir)))
         check_trust(config, workdir)
-        at_home(config, workdir)
+        home = Path(workdir)
         params, step = checkpoint.load_params(workdir)
         title = f"{workdir} after {step:,} steps"
     else:
         config, params = pretrained.load(name)
-        at_home(config, pretrained.FOLDER / name)
+        home = pretrained.FOLDER / name
         title = f"the pretrained {name}"
+    at_home(config, home)
     experiment = build.build(config)
+    experiment.text.check(home / "text_encoder")
     checkpoint.check_shapes(params, jax.eval_shape(experiment.init, jax.random.key(0)), title)
     return Trained(title, config, experiment, params)
 
 
 def at_home(config: ConfigDict, workdir: str | Path) -> None:
-    """Let a config whose text encoder was trained elsewhere find what it needs of it in the folder of the run."""
-    if config.text_encoder.name == "pretrained":
+    """Let a config whose text encoder was trained elsewhere find what it needs of it in the folder of the run.
+
+    Where captions came embedded, the run has no encoder: the one of the config's folder embeds them.
+    """
+    if config.text_encoder.name == "pretrained" and not config.text_encoder.get("cached"):
         config.text_encoder.folder = str(Path(workdir) / "text_encoder")
         if config.tokenizer.name == "pretrained":
             config.tokenizer.folder = config.text_encoder.folder

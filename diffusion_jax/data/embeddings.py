@@ -125,12 +125,9 @@ def _found(root: Path, identity: Identity | None) -> tuple[Path, Identity]:
         raise ValueError(f"{root} holds {len(cards)} caches: give the folder of one, {', '.join(map(str, cards))}")
     if identity is None:
         return next(iter(cards.items()))
-    differences = {folder: _differences(there, identity) for folder, there in cards.items()}
-    nearest = min(differences, key=lambda folder: len(differences[folder]))
-    if differences[nearest]:
-        raise ValueError(
-            f"{nearest} is of another making, {'; '.join(differences[nearest])}: run `{COMMAND}` with this config"
-        )
+    nearest = min(cards, key=lambda folder: len(differences(cards[folder], identity)))
+    if different := differences(cards[nearest], identity):
+        raise ValueError(f"{nearest} is of another making, {'; '.join(different)}: run `{COMMAND}` with this config")
     return nearest, identity
 
 
@@ -141,7 +138,7 @@ def _identity(card: Path) -> Identity:
         raise ValueError(f"{card} is damaged: run `{COMMAND} --out={card.parent.parent}` again") from None
 
 
-def _differences(there: Identity, here: Identity) -> list[str]:
+def differences(there: Identity, here: Identity) -> list[str]:
     """What differs, each with the value of the cache and the one that is asked for."""
     pairs = zip(Identity._fields, there, here, strict=True)
     return [f"{name} {str(a)[:16]} there and {str(b)[:16]} here" for name, a, b in pairs if a != b]

@@ -8,6 +8,8 @@ A family of encoders is a file beside this one that says how it lies on disk: `M
 `module`, `config` and `tensor`. A kernel of ours is the transpose of a weight of PyTorch's.
 """
 
+import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -78,6 +80,26 @@ def load_text_encoder(
 def described(name: str | os.PathLike, dtype: DTypeLike = jnp.float32) -> nn.Module:
     """The module of a text encoder by its config.json alone, without parameters; raises as `load_text_encoder` does."""
     return _described(_folder(name), dtype)[0]
+
+
+def digest(name: str | os.PathLike, dtype: DTypeLike = jnp.float32) -> str:
+    """SHA-256 of what a text encoder computes: of its module's class and settings, and of its parameters in float32.
+
+    The same for one file and for shards of it. No more than one tensor is in memory at a time; raises as
+    `load_text_encoder` does.
+    """
+    folder = _folder(name)
+    module, layout, shapes = _described(folder, dtype)
+    fields = [field for field in dataclasses.fields(module) if field.name not in ("parent", "name", "dtype")]
+    settings = {field.name: getattr(module, field.name) for field in fields}
+    changed = {field.name: settings[field.name] for field in fields if settings[field.name] != field.default}
+    about = f"{type(module).__name__} {np.dtype(dtype).name} {json.dumps(changed, sort_keys=True)}"
+    told = hashlib.sha256(about.encode())
+    for path, source in sorted(_sources(folder, layout, dict(flatten(shapes))).items()):
+        value = tensors.part_of(*source, (slice(None),) * len(tensors.shape_of(*source)), np.float32)
+        told.update(f"\n{path} {value.shape}\n".encode())
+        told.update(value.reshape(-1).view(np.uint8))
+    return told.hexdigest()
 
 
 def save_description(folder: str | os.PathLike, module: nn.Module, tokenizer: tokenizers.Tokenizer) -> None:
