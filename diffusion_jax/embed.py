@@ -85,7 +85,7 @@ def _encoder(config: ConfigDict) -> TextEncoder:
     told = config.text_encoder
     if told.get("name") != "pretrained" or told.get("trained"):
         raise ValueError(
-            f"config.text_encoder: {told.get('name')} learns while the denoiser does, so its embeddings cannot be kept: "
+            f"config.text_encoder: {told.get('name')} learns while the denoiser does, so no embeddings can be kept: "
             "only those of dict(name='pretrained', folder=...) that is not trained can"
         )
     build.text_of(config)  # for its checks

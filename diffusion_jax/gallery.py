@@ -70,7 +70,8 @@ def draw(
     prompts = list(prompts) or list(model.config.sampling.prompts)
     if not prompts:
         raise ValueError("nothing to draw: give --prompt=TEXT, or --prompts=FILE with a prompt a line")
-    warn_of_long(prompts, model.experiment.text.tokenize)
+    words = model.experiment.text
+    warn_of_long(prompts, words.tokenizer or words.tokenize)
     every = [prompt for prompt in prompts for _ in range(count)]
     numbers = [number for _ in prompts for number in range(count)]
     columns = count * max(8 // count, 1) if count > 1 else None  # the pictures of a prompt stay together

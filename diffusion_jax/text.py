@@ -32,7 +32,8 @@ class Text(NamedTuple):
     dropout acts where there is a key. The null caption, of pictures without a caption, is the empty one.
     load: () -> parameters that were trained elsewhere, to begin with instead of init's. describe: writes into a folder
     what, beside parameters, it takes to make this text again. check: raises ValueError where a folder so written tells
-    of another text. trained: whether the parameters change in training.
+    of another text. trained: whether the parameters change in training. tokenizer: captions -> (tokens, mask), where
+    tokenize gives embeddings.
     """
 
     tokenize: Callable
@@ -42,6 +43,7 @@ class Text(NamedTuple):
     describe: Callable | None = None
     check: Callable = lambda folder: None
     trained: bool = True
+    tokenizer: Tokenizer | None = None
 
 
 def jointly_trained(tokenize: Callable, encoder: nn.Module) -> Text:
@@ -144,7 +146,7 @@ def _embedded(tokenize: Tokenizer, folder: str | os.PathLike, dtype: str, caches
         if different := embeddings.differences(there, own()):
             raise ValueError(f"{folder} is not the text encoder that {described} tells of: {'; '.join(different)}")
 
-    return Text(rows, None, encode, describe=describe, check=check, trained=False)
+    return Text(rows, None, encode, describe=describe, check=check, trained=False, tokenizer=tokenize)
 
 
 def _embedder(tokenize: Tokenizer, folder: str | os.PathLike, dtype: str) -> Callable:

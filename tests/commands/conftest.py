@@ -55,8 +55,10 @@ def kept(function, key):
     return call
 
 
-def learned(config):
-    """What of a config goes into compiled programs."""
+def learned(config, data_dir=None):
+    """What of a config goes into compiled programs; nothing that comes again where text is read from a disk."""
+    if config.text_encoder.get("cached"):
+        return object()
     return json.dumps(
         {k: v for k, v in entries.as_json(config).items() if k not in ("train", "sampling", "loader", "data")}
     )
@@ -65,9 +67,9 @@ def learned(config):
 TRACES = []  # an entry for each time that a training loss is traced: each is a compilation of its step
 
 
-def counted(config):
+def counted(config, data_dir=None):
     """The experiment, whose loss leaves a mark when it is traced."""
-    made = build_build(config)
+    made = build_build(config, data_dir)
     return made._replace(loss=lambda *arguments: (TRACES.append(learned(config)), made.loss(*arguments))[1])
 
 

@@ -8,7 +8,7 @@ import jax
 import pytest
 from PIL import Image
 
-from diffusion_jax import embed
+from diffusion_jax import text
 from diffusion_jax.data import embeddings, tokenizers
 from diffusion_jax.interop.huggingface import TextEncoder, save_text_encoder
 from diffusion_jax.models.t5 import T5Encoder
@@ -19,7 +19,8 @@ from experiments import tiny
 def get_config():
     config = tiny.get_config()
     config.data = dict(name="folder", path="mine", held_out=0.3)
-    config.text_encoder = dict(name="pretrained", folder="t5", max_length=12)
+    config.tokenizer = dict(name="pretrained", folder="t5", max_length=12)
+    config.text_encoder = dict(name="pretrained", folder="t5")
     return config
 """
 
@@ -52,9 +53,12 @@ def test_every_caption_of_a_config_is_embedded_once(data, tmp_path):
     assert "10/10" in err
     assert "14 captions" in err
     card = json.loads((folder / "card.json").read_text())
-    assert card["about"]["text_encoder"] == {"name": "pretrained", "folder": "t5", "max_length": 12}
+    assert card["about"] == {
+        "text_encoder": {"name": "pretrained", "folder": "t5"},
+        "tokenizer": {"name": "pretrained", "folder": "t5", "max_length": 12},
+    }
 
-    identity = embed.identity(embed.pretrained("t5", 12))
+    identity = text.identity(tokenizers.pretrained("t5", 12), "t5")
     cache = embeddings.open_cache("data/embeddings", identity)
     prompts = ["a small red circle", "two blue squares"]  # of experiments/tiny.py
     values, _ = cache.rows(["", "red", *prompts, *(f"shade {number}" for number in range(10))])
@@ -83,7 +87,7 @@ def test_machines_share_the_work_in_a_folder_of_theirs(data):
         (["--config=config.py", "--batch_size=0"], 2, "--batch_size=0"),
         (["--config=config.py", "--shard_index=1"], 1, "the share 1 of 1"),
         (["--config=config.py", "--config.text_encoder.folder=nowhere"], 1, "no text encoder nowhere"),
-        (["--config=config.py", "--config.text_encoder.max_length=0"], 1, "max_length is 0"),
+        (["--config=config.py", "--config.tokenizer.max_length=0"], 1, "max_length is 0"),
         (
             ["--config=config.py", "--config.text_encoder.name=T5Encoder"],
             1,
@@ -103,5 +107,5 @@ def test_an_argument_that_the_encoder_does_not_take(data, tmp_path):
     code, _, err = data("--config=config.py")
     assert (code, err) == (
         1,
-        "error: config.text_encoder: pretrained takes no argument 'length': did you mean max_length?\n",
+        "error: config.tokenizer: pretrained takes no argument 'length': did you mean max_length?\n",
     )

@@ -100,9 +100,32 @@ def test_what_was_saved_comes_back_bit_for_bit(tmp_path, kind):
     )
 
 
+@pytest.mark.parametrize(
+    ("same", "edit"),
+    [
+        (True, split),
+        (True, lambda folder: edit_tensors(folder, lambda found: found.update(of_type(found, np.float64)))),
+        (True, lambda folder: edit_config(folder, ["relative_attention_max_distance"])),
+        (False, lambda folder: edit_tensors(folder, lambda found: found[NORM].__setitem__(3, found[NORM][3] + 1e-6))),
+        (False, lambda folder: edit_tensors(folder, lambda found: found.update({QUERY: -found[QUERY]}))),
+        (False, lambda folder: edit_config(folder, layer_norm_epsilon=1e-3)),
+        (False, lambda folder: edit_config(folder, relative_attention_max_distance=64)),
+    ],
+)
+def test_an_encoder_is_another_by_one_number_or_one_setting(folder, same, edit):
+    before = huggingface.digest(folder)
+    assert huggingface.digest(folder, jnp.bfloat16) != before
+    edit(folder)
+    assert (huggingface.digest(folder) == before) == same
+
+
+def of_type(found, stored):
+    return {name: value.astype(stored) for name, value in found.items()}
+
+
 @pytest.mark.parametrize("stored", [np.float16, ml_dtypes.bfloat16, np.float64])
 def test_files_of_other_precisions_are_float32_again(folder, stored):
-    edit_tensors(folder, lambda found: found.update({name: value.astype(stored) for name, value in found.items()}))
+    edit_tensors(folder, lambda found: found.update(of_type(found, stored)))
     assert_equal(
         load_text_encoder(folder).params, encoder().params, lambda value: value.astype(stored).astype(np.float32)
     )
