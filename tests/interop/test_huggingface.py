@@ -108,7 +108,6 @@ def test_what_was_saved_comes_back_bit_for_bit(tmp_path, kind):
         (True, lambda folder: edit_config(folder, ["relative_attention_max_distance"])),
         (False, lambda folder: edit_tensors(folder, lambda found: found[NORM].__setitem__(3, found[NORM][3] + 1e-6))),
         (False, lambda folder: edit_tensors(folder, lambda found: found.update({QUERY: -found[QUERY]}))),
-        (False, lambda folder: edit_config(folder, layer_norm_epsilon=1e-3)),
         (False, lambda folder: edit_config(folder, relative_attention_max_distance=64)),
     ],
 )
