@@ -1,10 +1,10 @@
 """Functions of a model's parameters, as functions of these and of the little that is trained beside them.
 
-    loss = adapted(loss, partial(lora.merged, alpha=8), "lora")
+    loss = adapted(loss, lora=partial(lora.merged, alpha=8))
     train_step = make_train_step(loss, optimizer, ema_decay, fixed=tuple(params))
     state = init_state(params | {"lora": factors}, optimizer, fixed=tuple(params))
 
-The step then computes no gradient for what is fixed and keeps no moments of it, and leaves it bit for bit as it is.
+The step computes no gradient for what is fixed, keeps no moments of it, and leaves it bit for bit as it is.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,18 @@ import jax
 from diffusion_jax.types import Params
 
 
-def adapted(function: Callable, change: Callable[[Params, Params], Params], name: str) -> Callable:
-    """A function of parameters as one of {name: what is trained, **the model's own parameters}.
+def adapted(function: Callable, **changes: Callable[[Params, Params], Params]) -> Callable:
+    """A function of parameters as one of {name: what is trained, ..., **the model's own parameters}.
 
-    function: takes parameters first: a loss, `Experiment.encode`, `Experiment.network`. change: (the model's
-    parameters, what is trained) -> parameters for the function, such as `lora.merged`. No gradient reaches the model's
-    own. Two adaptations are one within the other, under two names.
+    function: takes parameters first: a loss, `Experiment.encode`, `Experiment.network`. changes: by name, and done in
+    this order, (parameters, what is trained under that name) -> parameters, such as `lora.merged`. No gradient reaches
+    the model's own parameters. A name must be none of theirs.
     """
 
-    def with_change(params: Params, *arguments, **options):
-        own = {key: value for key, value in params.items() if key != name}
-        return function(change(jax.lax.stop_gradient(own), params[name]), *arguments, **options)
+    def of_all(params: Params, *arguments, **options):
+        changed = jax.lax.stop_gradient({name: value for name, value in params.items() if name not in changes})
+        for name, change in changes.items():
+            changed = change(changed, params[name])
+        return function(changed, *arguments, **options)
 
-    return with_change
+    return of_all

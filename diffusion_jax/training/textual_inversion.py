@@ -5,7 +5,7 @@ the model stays as it is, and a new word begins as the embedding of a word that 
 
     rows = rows_of(params, tokens=[of_cat])
     module = module.clone(vocab=module.vocab + len(rows))  # token module.vocab, the first that was none, is the word
-    loss = adapted(loss_of_module, with_tokens, "tokens")
+    loss = adapted(loss_of_module, tokens=with_tokens)
 
 The tokenizer has to be told the new word by whoever writes captions with it. The gradient of a lookup is as large as
 the whole table before all but its last rows are dropped: 0.5 GB for T5-XXL's.

@@ -190,7 +190,7 @@ def batch_of(experiment, size):
 
 def test_a_training_changes_the_factors_alone_on_one_device_as_on_eight(config, stirred):
     experiment, params, factors = of_experiment(config, stirred)
-    loss = adapted(experiment.loss, partial(lora.merged, alpha=2.0), "lora")
+    loss = adapted(experiment.loss, lora=partial(lora.merged, alpha=2.0))
     batch, keys = batch_of(experiment, 8), jax.random.split(jax.random.key(2), 8)
     plain, _ = jax.jit(experiment.loss)(params, batch, keys)
     assert jax.jit(loss)(params | {"lora": factors}, batch, keys)[0] == plain
@@ -217,7 +217,7 @@ def test_a_training_changes_the_factors_alone_on_one_device_as_on_eight(config, 
 
 
 def test_no_gradient_reaches_what_is_adapted():
-    loss = adapted(lambda params: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)), lora.merged, "lora")
+    loss = adapted(lambda params: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)), lora=lora.merged)
     gradients = jax.grad(loss)(PARAMS | {"lora": filled(lora.init(KEY, PARAMS, 2))})
     smallest = jax.tree.map(lambda leaf: np.abs(leaf).max(), gradients)
     assert min(jax.tree.leaves(smallest.pop("lora"))) > 0
@@ -261,9 +261,7 @@ def test_factors_that_cannot_be_are_refused(rank, where, complaint):
 
 
 def test_kernels_of_other_axes_are_refused():
-    with pytest.raises(
-        ValueError, match=r"a kernel needs 2 or 4 axes: let where='' leave out heads/kernel \(8, 2, 4\)"
-    ):
+    with pytest.raises(ValueError, match=r"a kernel needs 2 or 4 axes: .* leave out heads/kernel \(8, 2, 4\)"):
         lora.init(KEY, PARAMS | {"heads": {"kernel": drawn(8, 2, 4)}}, 2)
 
 
