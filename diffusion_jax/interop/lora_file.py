@@ -79,17 +79,7 @@ def load_lora(
         if kernel.rpartition("/")[2] == "kernel"
         for name in tensor(kernel)
     }
-    modules, wrong = {}, []
-    for name, value in _tensors(file, start):
-        role = next((role for role in ROLES if name.endswith(role)), "")
-        if (module := name.removesuffix(role)) in kernels and role:
-            modules.setdefault(module, {})[ROLES[role]] = value
-        else:
-            wrong.append(f"{name} is left over")
-    wrong += [reason for name, found in modules.items() if (reason := _misfit(name, found, kernels[name][1]))]
-    if wrong:
-        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
-        raise ValueError(f"{file} is no LoRA of this network: {'; '.join(wrong[:8])}{more}")
+    modules = _modules(file, start, kernels)
     alphas = {
         name: float(found["alpha"]) if "alpha" in found else lora_config.alpha_of(config, name, len(found["down"]))
         for name, found in modules.items()
@@ -179,11 +169,33 @@ def _tensors(file: Path, start: str) -> Iterator[tuple[str, np.ndarray]]:
             yield name.removeprefix(start).removeprefix(BELOW), value
 
 
-def _misfit(name: str, found: dict[str, np.ndarray], shape: tuple[int, ...]) -> str:
+def _modules(file: Path, start: str, kernels: Mapping[str, tuple]) -> dict[str, dict[str, np.ndarray]]:
+    """The factors of a network by the names of its modules, when all of them fit."""
+    modules, wrong, seen = {}, [], {}
+    for name, value in _tensors(file, start):
+        role = next((role for role in ROLES if name.endswith(role)), "")
+        if (module := name.removesuffix(role)) in kernels and role:
+            modules.setdefault(module, {})[ROLES[role]] = value
+        else:
+            wrong.append(f"{name} is left over")
+    for name, found in modules.items():
+        kernel, shape = kernels[name]
+        if reason := _misfit(found, shape):
+            wrong.append(f"{name} {reason}")
+        if (other := seen.setdefault(kernel, name)) != name:
+            wrong.append(f"{name} and {other} are one")
+    if wrong:
+        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+        raise ValueError(f"{file} is no LoRA of this network: {'; '.join(wrong[:8])}{more}")
+    return modules
+
+
+def _misfit(found: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> str:
     """What is wrong with a module's factors, for a kernel of this shape."""
     if lacking := " and ".join(role for role in ("down", "up") if role not in found):
-        return f"{name} has no {lacking} factor"
+        return f"has no {lacking} factor"
     down, up, (*window, inputs, outputs) = found["down"].shape, found["up"].shape, shape
-    if down == (down[0], inputs, *window) and up == (outputs, down[0], *[1] * len(window)):
+    rank = down[0] if down else 0
+    if rank and down == (rank, inputs, *window) and up == (outputs, rank, *[1] * len(window)):
         return ""
-    return f"{name} has factors {down} and {up}, its weight is {(outputs, inputs, *window)}"
+    return f"has factors {down} and {up}, its weight is {(outputs, inputs, *window)}"

@@ -174,46 +174,32 @@ def test_a_rank_fits_what_it_can_and_no_more(rank):
     assert values[-1] == pytest.approx(np.sum(SINGULAR[rank:] ** 2), rel=1e-4, abs=1e-4)
 
 
-def of_experiment(config, stirred):
-    """An experiment, its parameters, and factors for some kernels of its UNet and its text encoder."""
+def test_a_training_of_an_experiment_changes_the_factors_alone(config, stirred):
     experiment = build.build(config)
     shapes = jax.eval_shape(experiment.init, KEY)
     params = stirred(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
-    return experiment, params, lora.init(jax.random.key(1), params, 2, r"conv_in/|query/|attention/(q|v)/")
+    factors = lora.init(KEY, params, 2, r"conv_in/|query/|attention/(q|v)/")
+    assert {path.partition("/")[0] for path in flatten_dict(factors, sep="/")} == {"denoiser", "text_encoder"}
+    tokens, mask = experiment.text.tokenize(["red", "blue"] * 4)
+    image = np.random.default_rng(0).integers(0, 256, (8, *experiment.picture_shape), np.uint8)
 
-
-def batch_of(experiment, size):
-    tokens, mask = experiment.text.tokenize(["red", "blue"] * (size // 2))
-    image = np.random.default_rng(0).integers(0, 256, (size, *experiment.picture_shape), np.uint8)
-    return {"image": image, "tokens": tokens, "mask": mask}
-
-
-def test_a_training_changes_the_factors_alone_on_one_device_as_on_eight(config, stirred):
-    experiment, params, factors = of_experiment(config, stirred)
     loss = adapted(experiment.loss, lora=partial(lora.merged, alpha=2.0))
-    batch, keys = batch_of(experiment, 8), jax.random.split(jax.random.key(2), 8)
-    plain, _ = jax.jit(experiment.loss)(params, batch, keys)
-    assert jax.jit(loss)(params | {"lora": factors}, batch, keys)[0] == plain
+    encode = adapted(experiment.encode, lora=lora.merged)
+    words = [jax.jit(each)(params | {"lora": factors}, tokens, mask) for each in (encode, experiment.encode)]
+    assert_same(*words)
 
-    optimizer, fixed = optax.adam(1e-2), tuple(params)
-    train_step = step.make_train_step(loss, optimizer, 0.9, fixed)
-    after = {}
-    for count in (1, 8):
-        mesh = jax.sharding.Mesh(np.array(jax.devices()[:count]), ("data",))
-        now = state.init_state(jax.tree.map(jnp.copy, params | {"lora": factors}), optimizer, fixed)
-        assert {leaf.shape for leaf in jax.tree.leaves(now.opt_state[0].mu)} == {
-            leaf.shape for leaf in jax.tree.leaves(factors)
-        }
-        now, update = parallel.replicate(now, mesh), parallel.data_parallel(train_step, mesh)
-        key = parallel.replicate(jax.random.key(3), mesh)
-        for _ in range(3):
-            now, metrics = update(now, parallel.split_batch(batch, mesh), key)
-        assert np.isfinite(float(metrics["loss"]))
-        after[count] = jax.device_get(now)
-        assert_same({name: after[count].params[name] for name in params}, params)
-        moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), after[count].params["lora"], factors)
+    mesh, optimizer, fixed = parallel.data_mesh(), optax.adam(1e-2), tuple(params)
+    update = parallel.data_parallel(step.make_train_step(loss, optimizer, 0.9, fixed), mesh)
+    now = state.init_state(jax.tree.map(jnp.copy, params | {"lora": factors}), optimizer, fixed)
+    assert jax.tree.map(jnp.shape, now.opt_state[0].mu) == {"lora": jax.tree.map(jnp.shape, factors)}
+    now, key = parallel.replicate(now, mesh), parallel.replicate(KEY, mesh)
+    for _ in range(3):
+        now, metrics = update(now, parallel.split_batch({"image": image, "tokens": tokens, "mask": mask}, mesh), key)
+    assert np.isfinite(float(metrics["loss"]))
+    for found in (now.params, now.ema_params):
+        assert_same({name: found[name] for name in params}, params)
+        moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), found["lora"], factors)
         assert min(jax.tree.leaves(moved)) > 1e-3
-    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-4), after[1].params["lora"], after[8].params["lora"])
 
 
 def test_no_gradient_reaches_what_is_adapted():
