@@ -30,7 +30,7 @@ def flat_names(path):
 
 T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "num_layers": 2, "feed_forward_proj": "gated-gelu"}
 REST = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
-CLIP = REST | {"projection_dim": 24, "max_position_embeddings": 20, "eos_token_id": 383}
+CLIP = REST | {"projection_dim": 24, "max_position_embeddings": 20, "bos_token_id": 382, "eos_token_id": 383}
 MODELS = {  # class and settings in transformers, the names of tensors, target_modules of peft, the same for ours
     "T5": ("T5EncoderModel", "T5Config", T5, t5_layout.tensor, ["q", "v", "wo"], r"attention/(q|v)/|/wo/"),
     "umT5": ("UMT5EncoderModel", "UMT5Config", T5, t5_layout.tensor, ["k", "o", "wi_1"], r"/(k|o|wi_1)/"),
@@ -116,7 +116,7 @@ def test_what_peft_saved_has_its_outputs(pair, tmp_path, name, config):
     moved = error(ours(module, params), expected)
     print(f"{name}, {config}: max relative error {worst:.1e}, where without the factors it is {moved:.1e}")
     assert worst <= 1e-5
-    assert moved > 0.1
+    assert moved > 1e-2
     assert error(ours(module, lora.merged(params, factors, 0)), before) <= 1e-5
 
 
@@ -214,7 +214,7 @@ def test_gradients_of_the_factors_agree(pair, tmp_path, name):
 
     def loss(factors):
         merged = lora.merged(params, factors, alpha)
-        return (module.apply({"params": merged}, ROWS, MASK) * weight).sum()
+        return (module.apply({"params": merged}, jnp.asarray(ROWS), jnp.asarray(MASK)) * weight).sum()
 
     for path, found in flatten_dict(jax.jit(jax.grad(loss))(factors), sep="/").items():
         kernel, _, role = path.rpartition("/")
@@ -222,7 +222,7 @@ def test_gradients_of_the_factors_agree(pair, tmp_path, name):
         grad = expected.pop(f"{stem}lora_{'A' if role == 'down' else 'B'}.weight")
         worst = np.abs(found - grad).max() / np.abs(grad).max()
         print(f"{name}, {path}: max relative error {worst:.1e}")
-        assert worst <= 2e-5, path
+        assert worst <= 1e-5, path
     assert not expected
 
 
