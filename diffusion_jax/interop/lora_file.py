@@ -81,7 +81,7 @@ def load_lora(
     }
     modules = _modules(file, start, kernels)
     alphas = {
-        name: float(found["alpha"]) if "alpha" in found else lora_config.alpha_of(config, name, len(found["down"]))
+        name: found["alpha"].item() if "alpha" in found else lora_config.alpha_of(config, name, len(found["down"]))
         for name, found in modules.items()
     }
     flat, alpha = {}, max(alphas.values())

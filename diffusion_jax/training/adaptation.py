@@ -4,7 +4,8 @@
     train_step = make_train_step(loss, optimizer, ema_decay, fixed=tuple(params))
     state = init_state(params | {"lora": factors}, optimizer, fixed=tuple(params))
 
-The step computes no gradient for what is fixed, keeps no moments of it, and leaves it bit for bit as it is.
+The step computes no gradient for what is fixed, keeps no moments of it, and leaves it bit for bit as it is. The state's
+average still holds a copy of it.
 """
 
 from collections.abc import Callable

@@ -8,7 +8,8 @@ No module knows of it, since only parameters change:
     y = module.apply({"params": lora.merged(params, factors, alpha=8)}, x)
 
 `adaptation.adapted` makes a loss out of this that trains the factors alone. `interop.lora_file` reads and writes them
-as peft does. Dropout in front of `down`, which peft has as an option, cannot be had from sums of parameters.
+as peft does. Left out, because sums of parameters cannot have it: dropout in front of `down`, an option of peft's.
+A gradient of factors comes by way of its whole kernel's: what is saved is moments and files, not time in a step.
 """
 
 import math
