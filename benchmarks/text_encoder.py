@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--out", help="a file for the figures")
     flags = parser.parse_args()
     made = configs(flags.folder)
-    cache = embed.embed(made["embedded before"], flags.data_dir, None, 32)
+    [cache] = embed.embed(made["embedded before"], flags.data_dir, None, 32)
     trainings = {name: training(name, config, flags.data_dir) for name, config in made.items()}
     for steps, _ in trainings.values():
         steps()

@@ -131,16 +131,36 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
 
 
 def text_of(config: ConfigDict, data_dir: str | None = None) -> text.Text:
-    """A config's tokenizer and text encoder: one of `models`, trained from nothing, or `text.pretrained`."""
-    part = partial(named_part, config)
-    tokenize = part("tokenizer", tokenizers)()
-    if config.text_encoder.get("name") != "pretrained":
-        return text.jointly_trained(tokenize, part("text_encoder", models)())
+    """A config's tokenizer and text encoder: one of `models`, trained from nothing, or those of `text`."""
+    part, encoder = partial(named_part, config), config.text_encoder.get("name")
+    if encoder not in ("joined", "pretrained"):
+        return text.jointly_trained(part("tokenizer", tokenizers)(), part("text_encoder", models)())
+    make = part("text_encoder", text, given=int(encoder == "pretrained"))
+    if encoder == "joined":
+        texts = [text_of(each, data_dir) for each in text_parts(config)]
+    else:
+        tokenize = part("tokenizer", tokenizers)()
     try:
-        make = part("text_encoder", text, given=1)
+        if encoder == "joined":
+            return make(encoders=texts)
         return make(tokenize, **({"caches": caches(data_dir)} if data_dir else {}))
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"config.text_encoder: {error}") from error
+
+
+def text_parts(config: ConfigDict) -> list[ConfigDict]:
+    """Of joined text encoders, for each a config that has only its tokenizer and itself.
+
+    Raises ValueError where there are not as many tokenizers.
+    """
+    tokenizers_of, encoders = config.tokenizer.get("tokenizers", ()), config.text_encoder.get("encoders", ())
+    if len(tokenizers_of) != len(encoders):
+        raise ValueError(
+            f"config.tokenizer: {len(tokenizers_of)} tokenizers for {len(encoders)} joined text encoders: set "
+            "dict(name='joined', tokenizers=(...)), with one for each"
+        )
+    pairs = zip(tokenizers_of, encoders, strict=True)
+    return [ConfigDict(dict(tokenizer=tokenizer, text_encoder=encoder)) for tokenizer, encoder in pairs]
 
 
 def caches(data_dir: str) -> Path:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +20,41 @@ from diffusion_jax.training import parallel
 
 def embed(
     config: ConfigDict, data_dir: str, out: str | None, batch_size: int, shard_index: int = 0, shard_count: int = 1
-) -> embeddings.Embeddings:
-    """Embeds what a training by the config may read and is not embedded yet; prints what it took.
+) -> list[embeddings.Embeddings]:
+    """Embeds what a training by the config may read and is not embedded yet, by each of its encoders; prints the cost.
 
     out: the folder of all caches, embeddings in data_dir unless given. shard_index, shard_count: this machine's share.
     Raises ValueError for a text encoder that is no pretrained one, and what reading data and encoder raise.
     """
     embedding_builder.check_work(batch_size, shard_index, shard_count)
-    encoder = _encoder(config)
+    parts = _encoders(config)
+    build.text_of(config)  # for its checks
     sources = [build.source(config, split, data_dir) for split in ("train", "validation")]
-    wanted = text.identity(encoder.tokenizer, config.text_encoder.folder, config.text_encoder.get("dtype", "float32"))
-    root = Path(out or build.caches(data_dir))
-    with tqdm(total=sum(map(len, sources)), desc="embedding", unit=" pictures", dynamic_ncols=True) as bar:
+    work = dict(batch_size=batch_size, shard_index=shard_index, shard_count=shard_count)
+    return [
+        _embed(
+            part, partial(captions, config, sources), sum(map(len, sources)), Path(out or build.caches(data_dir)), work
+        )
+        for part in parts
+    ]
+
+
+def _embed(part: ConfigDict, read: Callable, total: int, root: Path, work: dict[str, int]) -> embeddings.Embeddings:
+    folder, dtype = part.text_encoder.folder, part.text_encoder.get("dtype", "float32")
+    tokenizer = build.named_part(part, "tokenizer", tokenizers)()
+    wanted = text.identity(tokenizer, folder, dtype)
+    encoder = load_text_encoder(folder, dtype)._replace(tokenizer=tokenizer)
+    with tqdm(total=total, desc="embedding", unit=" pictures", dynamic_ncols=True) as bar:
         start = time.perf_counter()
         count = embedding_builder.build(
             root,
-            captions(config, sources, bar.update),
+            read(bar.update),
             embedder(encoder),
             wanted,
-            batch_size=batch_size,
-            shard_index=shard_index,
-            shard_count=shard_count,
-            truncated=lambda caption: tokenizers.truncated([caption], encoder.tokenizer) > 0,
-            progress=lambda total: bar.set_postfix_str(f"{total:,} captions"),
-            about={"text_encoder": config.text_encoder.to_dict(), "tokenizer": config.tokenizer.to_dict()},
+            **work,
+            truncated=lambda caption: tokenizers.truncated([caption], tokenizer) > 0,
+            progress=lambda count: bar.set_postfix_str(f"{count:,} captions"),
+            about=part.to_dict(),
         )
         seconds = time.perf_counter() - start
     cache = embeddings.open_cache(root, wanted)
@@ -81,16 +93,17 @@ def embedder(encoder: TextEncoder) -> Callable[[Sequence[str]], tuple[np.ndarray
     return embed
 
 
-def _encoder(config: ConfigDict) -> TextEncoder:
+def _encoders(config: ConfigDict) -> list[ConfigDict]:
+    """The config's encoder and its tokenizer, or of each that are joined. Raises ValueError for one that is trained."""
     told = config.text_encoder
+    if told.get("name") == "joined":
+        return [leaf for part in build.text_parts(config) for leaf in _encoders(part)]
     if told.get("name") != "pretrained" or told.get("trained"):
         raise ValueError(
             f"config.text_encoder: {told.get('name')} learns while the denoiser does, so no embeddings can be kept: "
             "only those of dict(name='pretrained', folder=...) that is not trained can"
         )
-    build.text_of(config)  # for its checks
-    tokenizer = build.named_part(config, "tokenizer", tokenizers)()
-    return load_text_encoder(told.folder, told.get("dtype", "float32"))._replace(tokenizer=tokenizer)
+    return [ConfigDict(dict(tokenizer=config.tokenizer, text_encoder=told))]
 
 
 def _prompts(sampling: Mapping[str, Any] | ConfigDict) -> Iterator[str]:

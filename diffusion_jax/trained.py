@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,22 +44,25 @@ def load(workdir: str | Path | None = None, name: str | None = None) -> Trained:
         config, params = pretrained.load(name)
         home = pretrained.FOLDER / name
         title = f"the pretrained {name}"
-    at_home(config, home)
+    at_home(config.tokenizer, config.text_encoder, home / "text_encoder")
     experiment = build.build(config)
     experiment.text.check(home / "text_encoder")
     checkpoint.check_shapes(params, jax.eval_shape(experiment.init, jax.random.key(0)), title)
     return Trained(title, config, experiment, params)
 
 
-def at_home(config: ConfigDict, workdir: str | Path) -> None:
-    """Let a config whose text encoder was trained elsewhere find what it needs of it in the folder of the run.
+def at_home(tokenizer: Mapping | ConfigDict, encoder: Mapping | ConfigDict, folder: Path) -> None:
+    """Let entries of a text encoder that was trained elsewhere find what they need of it in the folder of the run.
 
-    Where captions came embedded, the run has no encoder: the one of the config's folder embeds them.
+    Where captions came embedded, the run has no encoder: the one of the entry's own folder embeds them.
     """
-    if config.text_encoder.name == "pretrained" and not config.text_encoder.get("cached"):
-        config.text_encoder.folder = str(Path(workdir) / "text_encoder")
-        if config.tokenizer.name == "pretrained":
-            config.tokenizer.folder = config.text_encoder.folder
+    if encoder["name"] == "joined":
+        for number, pair in enumerate(zip(tokenizer["tokenizers"], encoder["encoders"], strict=True)):
+            at_home(*pair, folder / f"encoder_{number}")
+    elif encoder["name"] == "pretrained" and not encoder.get("cached"):
+        encoder["folder"] = str(folder)
+        if tokenizer["name"] == "pretrained":
+            tokenizer["folder"] = str(folder)
 
 
 def check_trust(config: ConfigDict, workdir: str | Path) -> None:

@@ -76,6 +76,30 @@ def test_what_is_drawn_while_training_is_what_the_encoder_draws(embedded, comman
     np.testing.assert_array_equal(*pictures)
 
 
+def test_several_encoders_have_a_cache_each(here, command, monkeypatch):
+    save_encoder("second", 1)
+    lines = """
+    config.tokenizer = dict(name="joined", tokenizers=(config.tokenizer, dict(name="pretrained", folder="second")))
+    second = dict(config.text_encoder, folder="second")
+    config.text_encoder = dict(name="joined", encoders=(config.text_encoder, second))
+    return config
+"""
+    config = (here / "config.py").read_text().replace("    return config\n", lines)
+    (here / "config.py").write_text(config)
+    code, out, _ = command("data", "embed", "--config=config.py")
+    assert (code, len(out.splitlines())) == (0, 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(huggingface, "load_text_encoder", forbidden)
+        assert train(command) == (0, "")
+    assert sorted(path.name for path in (here / "run" / "text_encoder").iterdir()) == ["encoder_0", "encoder_1"]
+    assert trained.load("run").experiment.text.tokenize(["a red circle"])[0].shape == (1, 20 + 64, 16)
+    shutil.rmtree("second")
+    save_encoder("second", 2)
+    code, _, err = command("sample", "--workdir=run")
+    assert code == 1
+    assert "second is not the text encoder that run/text_encoder/encoder_1 tells of: encoder" in err
+
+
 def test_embeddings_are_those_of_the_encoder_in_the_step_but_for_rounding(embedded):
     captions = ["a red circle", "", "two blue squares"]
     tokenize = tokenizers.pretrained("encoder", 20)

@@ -32,7 +32,8 @@ def train(command, mini, folder, tmp_path):
 
     def call(tokenizer=None, **settings):
         tokenizer = tokenizer or dict(name="pretrained", folder=str(folder), max_length=20)
-        encoder = dict(name="pretrained", folder=str(folder), **settings)
+        encoder = dict(name="pretrained", folder=str(folder)) | settings
+        encoder = {name: value for name, value in encoder.items() if value is not None}
         lines = f"    config.tokenizer = {tokenizer}\n    config.text_encoder = {encoder}\n    return config\n"
         path = tmp_path / "config.py"
         path.write_text(mini.read_text().replace("    return config\n", lines))
@@ -82,6 +83,22 @@ def test_trained_further_it_begins_where_it_was_and_changes(train, folder):
     assert max(moved) < 0.4  # eight steps of at most 0.03 each: an encoder of another start is 1 away
 
 
+def test_several_that_are_joined_are_kept_in_the_run_too(train, folder, command, tmp_path):
+    before = load_text_encoder(folder).params
+    each = [dict(name="pretrained", folder=str(folder), max_length=length) for length in (20, 8)]
+    encoders = [dict(name="pretrained", folder=str(folder))] * 2
+    joined = dict(name="joined", tokenizers=each)
+    code, err, run = train(joined, name="joined", along="length", encoders=encoders, folder=None)
+    assert (code, err) == (0, "")
+    chex.assert_trees_all_equal(text_encoder_of(run), {"encoder_0": before, "encoder_1": before})
+    shutil.rmtree(folder)
+    model = trained.load(run.rename(tmp_path / "elsewhere"))
+    assert model.experiment.fixed == ("text_encoder",)
+    tokens, mask = model.experiment.text.tokenize(["a red circle"])
+    assert tokens.shape == (1, 28)
+    assert mask.sum() == 13 + 8
+
+
 @pytest.mark.parametrize(
     ("tokenizer", "settings", "line"),
     [
@@ -89,6 +106,9 @@ def test_trained_further_it_begins_where_it_was_and_changes(train, folder):
         (None, dict(dtype="float31"), "config.text_encoder: dtype is 'float31'"),
         (dict(name="pretrained", folder="nowhere"), {}, "nowhere has no tokenizer"),
         (dict(name="byt5", max_length=1), {}, "max_length is 1"),
+        (None, dict(name="joined", folder=None, encoders=[{}, {}]), "config.tokenizer: 0 tokenizers for 2 joined"),
+        (None, dict(name="joined", folder=None), "config.text_encoder: joined does not fit here (missing"),
+        (None, dict(name="joined", folder=None, encoders=[]), "config.text_encoder: 0 text encoders along"),
     ],
 )
 def test_what_does_not_fit_is_one_line(train, tokenizer, settings, line):

@@ -1,0 +1,8 @@
+"""From captions to what the denoiser is conditioned on."""
+
+from diffusion_jax.text.embedded import identity
+from diffusion_jax.text.encoders import jointly_trained, pretrained
+from diffusion_jax.text.record import Text
+from diffusion_jax.text.several import joined
+
+__all__ = ["Text", "identity", "joined", "jointly_trained", "pretrained"]

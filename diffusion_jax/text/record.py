@@ -1,0 +1,29 @@
+"""What turns captions into what a denoiser is conditioned on."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from diffusion_jax.data.tokenizers import Tokenizer
+
+
+class Text(NamedTuple):
+    """A tokenizer and an encoder that belong together.
+
+    tokenize: captions -> (tokens int32 (captions, length), mask bool of that shape), numpy arrays; tokens are
+    embeddings, bfloat16 (captions, length, dim), where the encoder has done its work before.
+    init: key -> parameters, or None where there are none. encode: (parameters, tokens, mask, dropout_key=None) -> Cond;
+    dropout acts where there is a key. The null caption, of pictures without a caption, is the empty one.
+    load: () -> parameters that were trained elsewhere, to begin with instead of init's. describe: writes into a folder
+    what, beside parameters, it takes to make this text again. check: raises ValueError where a folder so written tells
+    of another text. trained: whether the parameters change in training. tokenizer: captions -> (tokens, mask), where
+    tokenize gives embeddings.
+    """
+
+    tokenize: Callable
+    init: Callable | None
+    encode: Callable
+    load: Callable | None = None
+    describe: Callable | None = None
+    check: Callable = lambda folder: None
+    trained: bool = True
+    tokenizer: Tokenizer | None = None
