@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.files import folder_at
+from diffusion_jax.data.hub import folder_of
 
 # captions -> (tokens int32 (n, max_length), mask bool (n, max_length)); a mask row is never all False
 Tokenizer = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
@@ -42,6 +42,7 @@ def byt5(max_length: int = 64) -> Tokenizer:
 def pretrained(folder: str | os.PathLike, max_length: int = 64, pad_is_text: bool = False) -> Tokenizer:
     """The tokenizer that transformers finds in a folder, padded on the side and with the token that the folder says.
 
+    folder: also a "package:folder" or a name on the hub; see `hub.folder_of`.
     It returns (tokens int32, mask bool), both (n, max_length). The mask covers the text with its special tokens, or
     everything with pad_is_text: for networks that were trained to look at the padding too (CLIP in Stable Diffusion, T5
     in Stable Diffusion 3 and Flux). Longer captions are cut and keep the end token; `truncated` counts them. Text that
@@ -49,7 +50,7 @@ def pretrained(folder: str | os.PathLike, max_length: int = 64, pad_is_text: boo
 
     Raises FileNotFoundError where the folder has no tokenizer, and ValueError for one that is broken or cannot pad.
     """
-    folder = folder_at(folder) or folder
+    folder = folder_of(folder)
     tokenize = _transformers(str(folder))
     if max_length < (least := tokenize.num_special_tokens_to_add() + 1):
         raise ValueError(f"max_length is {max_length}; it must hold a token and the special ones: use {least} or more.")

@@ -26,14 +26,13 @@ from jax.sharding import Sharding, SingleDeviceSharding
 from jax.typing import DTypeLike
 
 from diffusion_jax.data import tokenizers
-from diffusion_jax.files import folder_at, write_json, written_together
+from diffusion_jax.data.hub import folder_of
+from diffusion_jax.files import write_json, written_together
 from diffusion_jax.interop import bert_layout, clip_layout, t5_layout, tensors
 from diffusion_jax.interop.safetensors_file import flatten, save_params
 from diffusion_jax.types import Params
 
 LAYOUTS = {model_type: layout for layout in (t5_layout, bert_layout, clip_layout) for model_type in layout.MODEL_TYPES}
-FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "special_tokens_map.json"]
-FILES += ["vocab.*", "merges.txt", "spiece.model", "added_tokens.json"]
 
 
 class TextEncoder(NamedTuple):
@@ -63,7 +62,7 @@ def load_text_encoder(
     Raises FileNotFoundError where something is missing, and ValueError for what is no text encoder, pickles, tensors
     that are missing, left over or of another shape (all are named), and files that are broken.
     """
-    folder = _folder(name)
+    folder = folder_of(name)
     module, layout, shapes = _described(folder, dtype)
     tokenizer = tokenizers.pretrained(folder, max_length)
     sources = _sources(folder, layout, dict(flatten(shapes)))
@@ -79,7 +78,7 @@ def load_text_encoder(
 
 def described(name: str | os.PathLike, dtype: DTypeLike = jnp.float32) -> nn.Module:
     """The module of a text encoder by its config.json alone, without parameters; raises as `load_text_encoder` does."""
-    return _described(_folder(name), dtype)[0]
+    return _described(folder_of(name), dtype)[0]
 
 
 def digest(name: str | os.PathLike, dtype: DTypeLike = jnp.float32) -> str:
@@ -88,7 +87,7 @@ def digest(name: str | os.PathLike, dtype: DTypeLike = jnp.float32) -> str:
     The same for one file and for shards of it. No more than one tensor is in memory at a time; raises as
     `load_text_encoder` does.
     """
-    folder = _folder(name)
+    folder = folder_of(name)
     module, layout, shapes = _described(folder, dtype)
     fields = [field for field in dataclasses.fields(module) if field.name not in ("parent", "name", "dtype")]
     settings = {field.name: getattr(module, field.name) for field in fields}
@@ -130,28 +129,6 @@ def save_text_encoder(folder: str | os.PathLike, encoder: TextEncoder, dtype: st
 def _describe(folder: Path, layout: Any, module: nn.Module, tokenizer: tokenizers.Tokenizer) -> None:
     write_json(folder / "config.json", layout.config(module))
     tokenizers.save(folder, tokenizer)
-
-
-def _folder(name: str | os.PathLike) -> Path:
-    """The folder itself, or where a package or the hub's cache has what goes by the name."""
-    if folder := folder_at(name):
-        return folder
-    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", str(name)):
-        raise FileNotFoundError(f"no text encoder at {name}: there is no such folder")
-    from huggingface_hub import snapshot_download  # here, because the import takes a second
-
-    for cached in (True, False):
-        try:
-            folder = Path(snapshot_download(str(name), allow_patterns=FILES, local_files_only=cached, etag_timeout=1))
-        except Exception as error:  # of many kinds, by what fails and in which version
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        else:  # whoever used the tokenizer alone has no more than that in the cache
-            if not cached or (any(folder.glob("*.safetensors")) and (folder / "config.json").is_file()):
-                return folder
-    raise FileNotFoundError(
-        f"no text encoder {name}: it is no folder, not in the hub's cache, and could not be fetched ({reason}). Where "
-        f"there is a network, download its {', '.join(FILES[:3])} and tokenizer files, and give that folder"
-    )
 
 
 def _config(folder: Path) -> dict[str, Any]:

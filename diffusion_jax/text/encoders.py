@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from diffusion_jax.data.hub import folder_of
 from diffusion_jax.data.tokenizers import BYT5_VOCAB, Tokenizer
-from diffusion_jax.files import folder_at
 from diffusion_jax.interop import huggingface
 from diffusion_jax.text.embedded import embedded
 from diffusion_jax.text.record import Text
@@ -45,7 +45,7 @@ def pretrained(
     cached: bool = False,
     caches: str | os.PathLike | None = None,
 ) -> Text:
-    """The text encoder of a folder, or of a "package:folder", for `load_text_encoder`: as it is, or trained further.
+    """The text encoder that `load_text_encoder` finds by a name: as it is, trained further, or embedded before.
 
     tokenize: what `tokenizers.pretrained` makes of the same folder. dtype: of matrices and what is computed in; a
     trained one wants float32. dropout: while it is trained, for a family that has any.
@@ -61,7 +61,7 @@ def pretrained(
     told = getattr(tokenize, "keywords", {}).get("folder")
     if told is None and getattr(module, "vocab", None) != BYT5_VOCAB:
         raise ValueError(f"{folder} knows no bytes: set config.tokenizer to dict(name='pretrained', folder={folder!r})")
-    if told is not None and folder_at(told) != folder_at(folder):
+    if told is not None and folder_of(told) != folder_of(folder):
         raise ValueError(f"an encoder knows no tokenizer but its own: this is of {folder}, config.tokenizer of {told}")
     if cached and trained:
         raise ValueError("what is cached does not change: set trained or cached, not both")

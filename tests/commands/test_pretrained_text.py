@@ -104,7 +104,7 @@ def test_several_that_are_joined_are_kept_in_the_run_too(train, folder, command,
     [
         (None, dict(dropout=0.1), "config.text_encoder: dropout=0.1 acts where an encoder"),
         (None, dict(dtype="float31"), "config.text_encoder: dtype is 'float31'"),
-        (dict(name="pretrained", folder="nowhere"), {}, "nowhere has no tokenizer"),
+        (dict(name="pretrained", folder="nowhere"), {}, "no text encoder nowhere: it is no folder"),
         (dict(name="byt5", max_length=1), {}, "max_length is 1"),
         (None, dict(name="joined", folder=None, encoders=[{}, {}]), "config.tokenizer: 0 tokenizers for 2 joined"),
         (None, dict(name="joined", folder=None), "config.text_encoder: joined does not fit here (missing"),

@@ -232,6 +232,7 @@ def test_a_name_of_the_hub_that_is_in_its_cache(folder, tmp_path, monkeypatch):
     (snapshot.parents[1] / "refs" / "main").write_text("0123")
     shutil.copytree(folder, snapshot)
     assert_equal(load_text_encoder("someone/small").params, encoder().params)
+    assert tokenizers.pretrained("someone/small", 8)(["a"])[0].tolist() == [[100, 1, 0, 0, 0, 0, 0, 0]]
     (snapshot / tensors.NAME).unlink()  # as when the tokenizer alone was ever asked for
     with pytest.raises(FileNotFoundError, match=r"0123 has no model\.safetensors"):
         load_text_encoder("someone/small")
