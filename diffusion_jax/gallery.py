@@ -3,7 +3,7 @@
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -70,8 +70,9 @@ def draw(
     prompts = list(prompts) or list(model.config.sampling.prompts)
     if not prompts:
         raise ValueError("nothing to draw: give --prompt=TEXT, or --prompts=FILE with a prompt a line")
-    words = model.experiment.text
-    warn_of_long(prompts, words.tokenizer or words.tokenize)
+    for prompt in prompts:
+        if model.experiment.text.truncated([prompt]):
+            print(f"too long, only its beginning is read: {lettering.plain(prompt)[:40]}...", file=sys.stderr)
     every = [prompt for prompt in prompts for _ in range(count)]
     numbers = [number for _ in prompts for number in range(count)]
     columns = count * max(8 // count, 1) if count > 1 else None  # the pictures of a prompt stay together
@@ -98,15 +99,6 @@ def draw(
     shown = out / ("beside.png" if other else "grid.png")
     print(f"{len(every)} pictures of {len(prompts)} prompts in {out}/: look at {shown}")
     return out
-
-
-def warn_of_long(prompts: Sequence[str], tokenize: Callable) -> None:
-    """Say which prompts the model reads only the beginning of: those whose last letter makes no difference."""
-    for prompt in prompts:
-        if prompt and all(
-            np.array_equal(*pair) for pair in zip(tokenize([prompt]), tokenize([prompt[:-1]]), strict=True)
-        ):
-            print(f"too long, only its beginning is read: {lettering.plain(prompt)[:40]}...", file=sys.stderr)
 
 
 def changed(sampling: ConfigDict, sampler: str | None, nfe: int | None) -> ConfigDict:

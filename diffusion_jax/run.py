@@ -72,6 +72,10 @@ def train(config: ConfigDict, workdir: str | Path, data_dir: str) -> Path:
         at_the_end.callback(metrics.close)
         shown = progress(config.train.steps, int(now.step), config.batch_size)
         at_the_end.callback(shown.close)
+        if cut := experiment.text.truncated(sets["seen"]["captions"]):
+            shown.say(
+                f"of {len(sets['seen']['captions'])} training captions, {cut} are longer than what is read of them"
+            )
         every = hooks(config, folder, metrics, shown.say, validate, draw)
         received = at_the_end.enter_context(loop.leaving_politely())
 

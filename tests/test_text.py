@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax import text
+from diffusion_jax.data import tokenizers
 from diffusion_jax.types import Cond
 
 
@@ -51,7 +52,8 @@ def kept(dim, length=3):
         return np.where(mask[..., None], values, 0).astype(jnp.bfloat16), mask
 
     encode = lambda params, tokens, mask, dropout_key=None: Cond(tokens.astype(jnp.float32), mask)  # noqa: E731
-    return text.Text(rows, None, encode, trained=False, tokenizer=partial(letters, length=length))
+    cut = partial(tokenizers.truncated, tokenizer=partial(letters, length=length))
+    return text.Text(rows, None, encode, cut, trained=False)
 
 
 def trained(dim, length=3):
@@ -106,10 +108,11 @@ def test_joined_encoders_drop_out_each_by_itself():
     assert not np.array_equal(dropped[..., :64], dropped[..., 64:])
 
 
-def test_joined_embeddings_keep_their_tokens_for_who_asks():
-    tokens, mask = text.joined([kept(4), kept(6, 5)]).tokenizer(["ab"])
-    assert tokens.shape == mask.shape == (1, 8)
-    assert tokens[0, :2].tolist() == tokens[0, 3:5].tolist() == [97, 98]
+@pytest.mark.parametrize("make", [trained, kept])
+def test_joined_count_what_any_cuts_short(make):
+    captions = ["", "abc", "abcd", "abcdef"]
+    assert make(4).truncated(captions) == 2
+    assert text.joined([make(4, 5), make(4, 6)]).truncated(captions) == 1
 
 
 @pytest.mark.parametrize(

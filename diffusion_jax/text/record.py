@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from diffusion_jax.data.tokenizers import Tokenizer
-
 
 class Text(NamedTuple):
     """A tokenizer and an encoder that belong together.
@@ -15,15 +13,15 @@ class Text(NamedTuple):
     dropout acts where there is a key. The null caption, of pictures without a caption, is the empty one.
     load: () -> parameters that were trained elsewhere, to begin with instead of init's. describe: writes into a folder
     what, beside parameters, it takes to make this text again. check: raises ValueError where a folder so written tells
-    of another text. trained: whether the parameters change in training. tokenizer: captions -> (tokens, mask), where
-    tokenize gives embeddings.
+    of another text. trained: whether the parameters change in training. truncated: captions -> how many are longer than
+    what is read of them.
     """
 
     tokenize: Callable
     init: Callable | None
     encode: Callable
+    truncated: Callable
     load: Callable | None = None
     describe: Callable | None = None
     check: Callable = lambda folder: None
     trained: bool = True
-    tokenizer: Tokenizer | None = None

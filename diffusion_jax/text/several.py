@@ -69,11 +69,11 @@ def joined(encoders: Sequence[Text], along: str = "length") -> Text:
         tokenize,
         None if embedded else init,
         encode,
+        lambda captions: sum(any(each.truncated([caption]) for each in texts) for caption in captions),
         load=texts[0].load and (lambda: {name: each.load() for name, each in zip(names, texts, strict=True)}),
         describe=texts[0].describe and (lambda folder: every("describe", folder)),
         check=lambda folder: every("check", folder),
         trained=texts[0].trained,
-        tokenizer=(lambda captions: _tokens(texts, captions)) if embedded else None,
     )
 
 
@@ -82,11 +82,6 @@ def _joined(values: Sequence[Array | np.ndarray], along: str, numbers) -> Array 
         return numbers.concatenate(values, 2)
     widest = max(value.shape[2] for value in values)
     return numbers.concatenate([numbers.pad(v, ((0, 0), (0, 0), (0, widest - v.shape[2]))) for v in values], 1)
-
-
-def _tokens(texts: Sequence[Text], captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    tokens, masks = zip(*(each.tokenizer(captions) for each in texts), strict=True)
-    return np.concatenate(tokens, 1), np.concatenate(masks, 1)
 
 
 def _check_masks(captions: Sequence[str], masks: Sequence[np.ndarray], along: str) -> None:

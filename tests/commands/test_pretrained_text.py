@@ -37,7 +37,7 @@ def train(command, mini, folder, tmp_path):
         lines = f"    config.tokenizer = {tokenizer}\n    config.text_encoder = {encoder}\n    return config\n"
         path = tmp_path / "config.py"
         path.write_text(mini.read_text().replace("    return config\n", lines))
-        code, _, err = command("train", f"--config={path}", f"--workdir={tmp_path / 'run'}")
+        code, call.out, err = command("train", f"--config={path}", f"--workdir={tmp_path / 'run'}")
         return code, err, tmp_path / "run"
 
     return call
@@ -90,6 +90,7 @@ def test_several_that_are_joined_are_kept_in_the_run_too(train, folder, command,
     joined = dict(name="joined", tokenizers=each)
     code, err, run = train(joined, name="joined", along="length", encoders=encoders, folder=None)
     assert (code, err) == (0, "")
+    assert "of 11 training captions, 11 are longer than what is read of them" in train.out
     chex.assert_trees_all_equal(text_encoder_of(run), {"encoder_0": before, "encoder_1": before})
     shutil.rmtree(folder)
     model = trained.load(run.rename(tmp_path / "elsewhere"))
