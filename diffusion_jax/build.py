@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from ml_collections import ConfigDict
 
 from diffusion_jax import config as entries
-from diffusion_jax import models, text
+from diffusion_jax import finetuning, models, text
 from diffusion_jax.data import examples, pipeline, sources, tokenizers
 from diffusion_jax.diffusion import (
     denoiser,
@@ -23,30 +22,9 @@ from diffusion_jax.diffusion import (
     weighting,
 )
 from diffusion_jax.diffusion import keys as random_keys
+from diffusion_jax.experiment import Experiment
 from diffusion_jax.training import optimizer
 from diffusion_jax.types import Cond, Network, Params
-
-
-class Experiment(NamedTuple):
-    """A config as functions; parameters are {"text_encoder": ..., "denoiser": ...}, without text_encoder where captions
-    come embedded.
-
-    text: tokenizer and encoder. init: key -> parameters. encode: (parameters, tokens, mask) -> Cond.
-    network: (parameters, changes of the module's settings) -> Network.
-    loss: (parameters, batch, keys) -> (scalar, metrics).
-    fixed: the names of parameters that training leaves as they are.
-    """
-
-    text: text.Text
-    init: Callable
-    encode: Callable
-    network: Callable
-    loss: Callable
-    optimizer: optax.GradientTransformation
-    schedule: schedules.Schedule
-    parameterization: Callable
-    picture_shape: tuple[int, int, int]
-    fixed: tuple[str, ...] = ()
 
 
 class Objective(NamedTuple):
@@ -116,7 +94,7 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
         spread = loss.scatter(predict, x_0, fixed(cond), keys, **known)
         return total + spread - fixed(spread), metrics | {"scatter": spread}
 
-    return Experiment(
+    made = Experiment(
         text=words,
         init=init,
         encode=encode,
@@ -128,6 +106,8 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
         picture_shape=shape,
         fixed=("text_encoder",) if words.init and not words.trained else (),
     )
+    lora = finetuning.settings(config.to_dict().get("lora"))
+    return finetuning.with_lora(made, begun=bool(config.get("begin")), **lora) if lora else made
 
 
 def text_of(config: ConfigDict, data_dir: str | None = None) -> text.Text:

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import build, drawing
+from diffusion_jax import build, drawing, trained
 from diffusion_jax import config as entries
 from diffusion_jax.evaluation import images, plots, validation
 from diffusion_jax.files import write_json
 from diffusion_jax.training import checkpoint, loop, parallel, state, step
 from diffusion_jax.training.metrics import MetricsLog
 from diffusion_jax.training.progress import progress
+from diffusion_jax.types import Params
 
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "transformers", "diffusion_jax")
 FREE = (  # what may change between two stretches of one run: none of it changes what is learned
@@ -27,6 +28,7 @@ FREE = (  # what may change between two stretches of one run: none of it changes
     "validation_size",
     *(f"loader.{name}" for name in ("workers", "threads", "prefetch", "cache_bytes")),
 )
+LATER = dict(begin="", lora=dict(rank=0, alpha=8.0, where=""))  # what a config without them means
 
 
 def train(config: ConfigDict, workdir: str | Path, data_dir: str) -> Path:
@@ -48,6 +50,10 @@ def train(config: ConfigDict, workdir: str | Path, data_dir: str) -> Path:
     key = jax.random.key(config.seed)
     shapes = jax.eval_shape(partial(initial_state, experiment), key)  # a model that cannot be built is known before
 
+    begun = None  # where a run goes on, what it began with may be gone
+    if config.get("begin") and not checkpoint.steps_in(folder / "checkpoints"):
+        begun = trained.beginning(config.begin, shapes.params)
+
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as at_the_end:
         at_the_end.enter_context(checkpoint.lock(folder))
@@ -60,7 +66,7 @@ def train(config: ConfigDict, workdir: str | Path, data_dir: str) -> Path:
         at_the_end.callback(checkpoint.close, checkpoints)
         at_the_end.callback(batches.close)
         restored = checkpoint.restore(checkpoints, parallel.replicated_shapes(shapes, mesh))
-        now, position = restored or (parallel.replicate(first_state(experiment, key), mesh), None)
+        now, position = restored or (parallel.replicate(first_state(experiment, key, begun), mesh), None)
         if restored:
             batches.set_state(position)
             print(f"going on from step {int(now.step)} in {folder}", flush=True)
@@ -137,14 +143,13 @@ def initial_state(experiment: build.Experiment, key) -> state.TrainState:
     return state.init_state(experiment.init(key), experiment.optimizer, experiment.fixed)
 
 
-def first_state(experiment: build.Experiment, key) -> state.TrainState:
-    """The state at step 0, with a text encoder that was trained elsewhere if it has one."""
+def first_state(experiment: build.Experiment, key, begun: Params | None = None) -> state.TrainState:
+    """The state at step 0, with a text encoder that was trained elsewhere if it has one, or with all that has begun."""
     now = initial_state(experiment, key)
-    if experiment.text.load is None:
-        return now
-    loaded = {"text_encoder": experiment.text.load()}
-    copied = jax.tree.map(jnp.copy, loaded)
-    return now._replace(params=now.params | loaded, ema_params=now.ema_params | copied)
+    if begun is None:
+        begun = {"text_encoder": experiment.text.load()} if experiment.text.load else {}
+    copied = jax.tree.map(jnp.copy, begun)
+    return now._replace(params=now.params | begun, ema_params=now.ema_params | copied)
 
 
 def hooks(config, folder: Path, metrics: MetricsLog, say: Callable, validate: Callable, draw: Callable) -> list[tuple]:
@@ -192,7 +197,8 @@ def agree_on_config(folder: Path, config: ConfigDict) -> None:
     """
     path = folder / "config.json"
     if path.exists():
-        changes = entries.differences(checkpoint.read_config(folder), entries.as_json(config))
+        before, now = (LATER | told for told in (checkpoint.read_config(folder), entries.as_json(config)))
+        changes = entries.differences(before, now)
         fixed = [line for line in changes if not f"{line.split(':')[0]}.".startswith(tuple(f"{key}." for key in FREE))]
         if fixed:
             raise ValueError(f"{folder} has another config ({'; '.join(fixed)}): choose another --workdir")

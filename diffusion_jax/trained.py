@@ -2,16 +2,19 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from diffusion_jax import build, pretrained
+from diffusion_jax import build, finetuning, models, pretrained
 from diffusion_jax import config as entries
 from diffusion_jax.files import write_json
+from diffusion_jax.interop.huggingface import described, tensor_names
+from diffusion_jax.interop.lora_file import Adapter, dotted, save_peft
 from diffusion_jax.interop.safetensors_file import save_params
 from diffusion_jax.training import checkpoint
 from diffusion_jax.types import Params
@@ -81,11 +84,69 @@ def check_trust(config: ConfigDict, workdir: str | Path) -> None:
             )
 
 
-def export(workdir: str | Path, folder: str | Path) -> Path:
-    """Write a run's averaged parameters (float16) and its config into a folder, as `pretrained` holds them."""
+def merged(model: Trained) -> Trained:
+    """The same model without factors of LoRA, which are added to the kernels that they adapt; as it is without any."""
+    if not (entry := finetuning.settings(model.config.to_dict().get("lora"))):
+        return model
+    config = ConfigDict(model.config.to_dict())
+    config.lora.rank = 0
+    return model._replace(
+        config=config, experiment=build.build(config), params=finetuning.plain(model.params, entry["alpha"])
+    )
+
+
+def beginning(begin: str, expected: Params) -> Params:
+    """What a training begins with: averaged parameters of a run folder, or of the shipped weights of that name.
+
+    expected: arrays or shapes of the model that is to be trained. Its factors of LoRA are not among those returned, and
+    those of the old model are merged. What the old model has beside the parts of this one is left out.
+    Raises ValueError or FileNotFoundError, saying config.begin, where `load` does or parameters are not there or of
+    another shape.
+    """
+    expected = {name: part for name, part in expected.items() if name != finetuning.FACTORS}
+    try:
+        model = merged(load(None, begin) if begin in pretrained.names() else load(begin))
+        found = {name: part for name, part in model.params.items() if name in expected}
+        checkpoint.check_shapes(found, expected, model.name, "the config that begins with it")
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"config.begin: {error}") from error
+    return jax.tree.map(lambda old, new: jnp.array(old, new.dtype), found, expected)
+
+
+def export(workdir: str | Path, folder: str | Path, merge: bool = False) -> Path:
+    """Write a run's averaged parameters (float16) and its config into a folder, as `pretrained` holds them.
+
+    merge: factors of LoRA are added to what they adapt, and none is written.
+    """
     model, folder = load(workdir), Path(folder)
+    model = merged(model) if merge else model
     if (described := Path(workdir) / "text_encoder").exists():
         shutil.copytree(described, folder / "text_encoder", dirs_exist_ok=True)
     save_params(folder / "weights.safetensors", model.params, {"trained": model.name}, dtype="float16")
     write_json(folder / "config.json", entries.as_json(model.config))
     return folder
+
+
+def export_lora(workdir: str | Path, folder: str | Path) -> Path:
+    """Write the averaged factors of a run as peft does, for `interop.lora_file.load_lora`: a folder for each part.
+
+    FOLDER/text_encoder has transformers' names, which peft loads into that encoder, where the encoder is of a family
+    that `interop.huggingface` knows. FOLDER/denoiser, and other text encoders, have the modules' own, with dots.
+    Raises ValueError for a run without factors.
+    """
+    model, folder = load(workdir), Path(folder)
+    if not (entry := finetuning.settings(model.config.to_dict().get("lora"))):
+        raise ValueError(f"{workdir} has no factors of LoRA: config.lora was not set when it was trained")
+    for part, factors in model.params[finetuning.FACTORS].items():
+        names = _names_of_encoder(model.config) if part == "text_encoder" else dotted
+        save_peft(folder / part, Adapter(factors, entry["alpha"]), names)
+    return folder
+
+
+def _names_of_encoder(config: ConfigDict) -> Callable:
+    name = config.text_encoder.name
+    if name == "pretrained":
+        return tensor_names(described(config.text_encoder.folder))
+    if name in entries.public_names(models):
+        return tensor_names(build.named_part(config, "text_encoder", models)()) or dotted
+    return dotted

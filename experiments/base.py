@@ -37,6 +37,8 @@ def get_config() -> ConfigDict:
                 dtype="float32",
             ),
             # training
+            begin="",  # a run folder, or the name of shipped weights, whose averaged parameters to begin with
+            lora=dict(rank=0, alpha=8.0, where=""),  # factors for kernels whose path `where` is found in; rank 0: none
             optimizer=dict(name="adamw", learning_rate=1e-3, warmup_steps=200, decay_steps=0),  # training.optimizer
             ema_decay=0.999,
             train=dict(steps=20_000, log_every=50, validate_every=1000, sample_every=1000, save_every=1000, keep=2),

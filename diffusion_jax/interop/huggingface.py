@@ -102,6 +102,12 @@ def digest(name: str | os.PathLike, dtype: DTypeLike = jnp.float32) -> str:
     return told.hexdigest()
 
 
+def tensor_names(module: nn.Module) -> Callable[[str], tuple[str, ...]] | None:
+    """The path of a parameter -> what transformers may call it, the first being what is written; None for no family."""
+    layout = next((layout for layout in LAYOUTS.values() if isinstance(module, layout.MODULE)), None)
+    return layout.tensor if layout else None
+
+
 def save_description(folder: str | os.PathLike, module: nn.Module, tokenizer: tokenizers.Tokenizer) -> None:
     """Writes config.json and the tokenizer's files: what `described` and `tokenizers.pretrained` read.
 

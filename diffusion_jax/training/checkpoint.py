@@ -134,8 +134,11 @@ def stored_shapes(path: Path) -> dict:
         return reader.metadata(path / "state").item_metadata.tree
 
 
-def check_shapes(found: PyTree, expected: PyTree, title: str) -> None:
-    """Raise ValueError, naming the first leaf that differs, unless two trees have leaves of the same shapes."""
+def check_shapes(found: PyTree, expected: PyTree, title: str, wanted_by: str = "its config") -> None:
+    """Raise ValueError, naming the first leaf that differs, unless two trees have leaves of the same shapes.
+
+    title, wanted_by: what holds the parameters that were found, and what the expected ones are of.
+    """
     there, wanted = (
         {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
         for leaves in map(jax.tree_util.tree_leaves_with_path, (found, expected))
@@ -143,7 +146,7 @@ def check_shapes(found: PyTree, expected: PyTree, title: str) -> None:
     wrong = sorted(name for name in there.keys() | wanted.keys() if there.get(name) != wanted.get(name))
     if wrong:
         raise ValueError(
-            f"{title} does not hold the parameters of its config: {len(wrong)} differ, first {wrong[0]}, "
+            f"{title} does not hold the parameters of {wanted_by}: {len(wrong)} differ, first {wrong[0]}, "
             f"which is {there.get(wrong[0], 'missing')} and should be {wanted.get(wrong[0], 'absent')}"
         )
 

@@ -368,7 +368,7 @@ def test_dry_run_tells_the_cost_and_writes_nothing(command, mini, tmp_path, monk
         for name in ("text_encoder", "denoiser")
     }
     assert parts == {name: counts[name] for name in parts}
-    assert counts["parameters in all"] == sum(parts.values())
+    assert counts["parameters in all"] == counts["of them trained"] == sum(parts.values())
     memory = {what: float(number.replace(",", "")) for number, what in lines if "MiB" in what}
     assert memory.keys() >= {"MiB  state and batch", "MiB  in all"}
     assert memory["MiB  in all"] >= 4 * 4 * counts["parameters in all"] / 2**20 * 0.9

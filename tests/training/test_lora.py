@@ -210,6 +210,17 @@ def test_no_gradient_reaches_what_is_adapted():
     assert set(jax.tree.leaves(smallest)) == {0}
 
 
+def test_a_gradient_reaches_what_is_not_fixed():
+    loss = adapted(
+        lambda params: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)), ("block",), lora=lora.merged
+    )
+    gradients = jax.grad(loss)(PARAMS | {"lora": filled(lora.init(KEY, PARAMS, 2, "block/"))})
+    assert set(jax.tree.leaves(jax.tree.map(lambda leaf: np.abs(leaf).max(), gradients["block"]))) == {0}
+    for name in ("stem", "norm", "token_embedding"):
+        assert_same(gradients[name], jax.tree.map(lambda leaf: 2 * leaf, PARAMS[name]))
+    assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients["lora"])) > 0
+
+
 def test_kernels_that_are_cut_among_devices_stay_so():
     mesh = parallel.data_mesh()
     cut = NamedSharding(mesh, PartitionSpec(None, "data"))
