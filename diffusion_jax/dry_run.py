@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 from diffusion_jax import build
 from diffusion_jax.run import initial_state
 from diffusion_jax.training import parallel, step
-from diffusion_jax.training.state import apart
 
 
 def report(config: ConfigDict) -> None:
@@ -25,7 +24,8 @@ def report(config: ConfigDict) -> None:
             print(f"{count(leaves):>14,}  {part}.{module}")
         print(f"{count(params):>14,}  {part}")
     print(f"{count(state.params):>14,}  parameters in all")
-    print(f"{count(apart(state.params, experiment.fixed)[0]):>14,}  of them trained")
+    learning = [params for part, params in state.params.items() if part not in experiment.fixed]
+    print(f"{count(learning):>14,}  of them trained")
 
     update = step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay, experiment.fixed)
     compiled = parallel.data_parallel(update, mesh).lower(state, abstract_batch(config, experiment), key).compile()

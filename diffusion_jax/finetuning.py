@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import jax
+from jaxtyping import PyTree
 
 from diffusion_jax.diffusion import keys as random_keys
 from diffusion_jax.experiment import Experiment
@@ -58,7 +59,7 @@ def with_lora(experiment: Experiment, begun: bool, rank: int, alpha: float, wher
             "embedded: adapt the denoiser, or set config.text_encoder.cached to False"
         )
 
-    def drawn(key: jax.Array, params: Params) -> Params:
+    def drawn(key: jax.Array, params: PyTree) -> Params:
         return lora.init(key, {name: params[name] for name in PARTS if name in params}, rank, where)
 
     try:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from diffusion_jax import build, finetuning, models, pretrained
@@ -90,12 +91,11 @@ def merged(model: Trained) -> Trained:
         return model
     config = ConfigDict(model.config.to_dict())
     config.lora.rank = 0
-    return model._replace(
-        config=config, experiment=build.build(config), params=finetuning.plain(model.params, entry["alpha"])
-    )
+    params = finetuning.plain(jax.tree.map(jnp.asarray, model.params), entry["alpha"])
+    return model._replace(config=config, experiment=build.build(config), params=params)
 
 
-def beginning(begin: str, expected: Params) -> Params:
+def beginning(begin: str, expected: PyTree) -> Params:
     """What a training begins with: averaged parameters of a run folder, or of the shipped weights of that name.
 
     expected: arrays or shapes of the model that is to be trained. Its factors of LoRA are not among those returned, and

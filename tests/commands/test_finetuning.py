@@ -112,7 +112,7 @@ def test_factors_alone_are_what_peft_reads(tuned, tmp_path):
 
 
 def test_a_run_without_factors_has_none_to_write_and_none_to_merge(old, tmp_path):
-    with pytest.raises(ValueError, match="has no factors of LoRA: config.lora was not set"):
+    with pytest.raises(ValueError, match="has no factors of LoRA"):
         trained.export_lora(old, tmp_path / "factors")
     assert not (tmp_path / "factors").exists()
     model = trained.load(old)
