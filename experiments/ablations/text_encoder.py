@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from diffusion_jax import build, drawing, run, trained
 from diffusion_jax.data import examples, pipeline
@@ -112,6 +112,7 @@ def _said(index: int, source: examples.Source, named: list[int], said: Mapping[s
 
 
 def main(folders: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
     out, rows, pictures, prompts = Path(OUT.value), [], [], []
     for said in PARAPHRASES.values():
         prompts += [f"{paraphrase}, noto style" for paraphrase in said.values()]
