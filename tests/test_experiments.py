@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax import build, sampling
+from diffusion_jax import build, sampling, trained
+from diffusion_jax import config as entries
+from diffusion_jax.data.examples import Indexed
 
 NAMES = sorted(
     path.stem for path in (Path(__file__).parents[1] / "experiments").glob("*.py") if path.stem != "__init__"
@@ -56,3 +58,36 @@ def test_readme_shows_the_file_that_is_tested():
     root = Path(__file__).parents[1]
     code = (root / "experiments" / "own_schedule.py").read_text().split("\n\n\n", 1)[1]
     assert code.strip() in (root / "README.md").read_text()
+
+
+def test_the_text_encoder_ablation_says_the_same_pictures_in_other_words(monkeypatch):
+    ablation = importlib.import_module("experiments.ablations.text_encoder")
+    config = ablation.get_config()
+    names = {split: ["what is not asked", *others] for split, others in ablation.PARAPHRASES.items()}
+
+    def source(config, split, data_dir):
+        def example(index):
+            name = names[split][index]
+            picture = np.full((16, 16, 3), index, np.uint8)
+            return {"image": picture, "captions": (f"{name}, noto style", name, "key, words"), "id": str(index)}
+
+        return Indexed(len(names[split]), example)
+
+    monkeypatch.setattr(build, "source", source)
+    sets = ablation.sets_of(trained.Trained("", config, build.build(config), {}), "data")
+    for split, others in ablation.PARAPHRASES.items():
+        named, paraphrased = sets[f"{split}_named"], sets[f"{split}_paraphrased"]
+        np.testing.assert_array_equal(named["image"], paraphrased["image"])
+        told = [names[split][picture[0, 0, 0]] for picture in named["image"]]
+        assert sorted(told) == sorted(others)
+        assert named["captions"] == [f"{name}, noto style" for name in told]
+        assert paraphrased["captions"] == [f"{others[name]}, noto style" for name in told]
+        assert not np.array_equal(named["tokens"], paraphrased["tokens"])
+
+
+def test_arms_of_the_text_encoder_ablation_differ_in_the_text_alone():
+    get_config = importlib.import_module("experiments.ablations.text_encoder").get_config
+    changed = entries.differences(entries.as_json(get_config("bytes")), entries.as_json(get_config("minilm")))
+    assert {line.split(":")[0].split(".")[0] for line in changed} == {"tokenizer", "text_encoder"}
+    with pytest.raises(ValueError, match="choose bytes or minilm"):
+        get_config("words")

