@@ -13,7 +13,7 @@ from diffusion_jax.data import embedding_pieces as pieces
 from diffusion_jax.data.embeddings import CARD, Identity, digest, digests, folder_of, key, listed, looked_up
 from diffusion_jax.files import write_json
 
-BLOCK = 4096  # captions that are looked up at once
+BLOCK = 256  # captions that are looked up at once: reading is ahead of embedding by no more
 DTYPES = ("bfloat16", "float32")
 
 
@@ -78,13 +78,17 @@ def check_work(batch_size: int, shard_index: int, shard_count: int) -> None:
 
 def _missing(captions: Iterable[str], known: np.ndarray, shard_index: int, shard_count: int) -> Iterator[str]:
     """The captions of a share that are not known, each once."""
+    recent: set[bytes] = set()  # known since; a sorted array takes a third of the memory, and is dear to insert into
     for block in _blocks(captions, BLOCK):
         found, first = np.unique(digests(block), return_index=True)
         share = found.view(">u8").reshape(-1, 4)[:, 0] % np.uint64(shard_count)
-        at, there = looked_up(known, found)
-        new = (share == shard_index) & ~there
-        known = np.insert(known, at[new], found[new])
+        _, there = looked_up(known, found)
+        new = [i for i in np.flatnonzero((share == shard_index) & ~there) if found[i] not in recent]
+        recent.update(found[new].tolist())
         yield from (block[i] for i in np.sort(first[new]))
+        if len(recent) > 16 * BLOCK + len(known) // 8:
+            known = np.sort(np.concatenate([known, np.array([*recent], pieces.DIGEST)]))
+            recent.clear()
 
 
 def _records(captions, embed, identity, batch_size, truncated, told) -> Iterator[pieces.Record]:

@@ -114,6 +114,13 @@ def test_a_caption_is_embedded_once_and_the_empty_one_always(tmp_path, monkeypat
     assert_holds(tmp_path, ["a", "c", "", "b"])
 
 
+def test_repeats_are_known_however_far_apart_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding_builder, "BLOCK", 2)
+    captions = [f"caption {number}" for number in range(150)]
+    assert build(tmp_path, captions + captions[::-1] + captions, encoder()) == 151
+    assert open_cache(tmp_path).count == 151
+
+
 def test_batches_have_one_size_and_what_fills_them_up_is_not_kept(tmp_path):
     sizes = []
 
