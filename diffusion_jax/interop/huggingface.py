@@ -28,11 +28,12 @@ from jax.typing import DTypeLike
 from diffusion_jax.data import tokenizers
 from diffusion_jax.data.hub import folder_of
 from diffusion_jax.files import write_json, written_together
-from diffusion_jax.interop import bert_layout, clip_layout, t5_layout, tensors
+from diffusion_jax.interop import bert_layout, clip_layout, t5_layout, t5gemma_layout, tensors
 from diffusion_jax.interop.safetensors_file import flatten, save_params
 from diffusion_jax.types import Params
 
-LAYOUTS = {model_type: layout for layout in (t5_layout, bert_layout, clip_layout) for model_type in layout.MODEL_TYPES}
+FAMILIES = (t5_layout, t5gemma_layout, bert_layout, clip_layout)
+LAYOUTS = {model_type: layout for layout in FAMILIES for model_type in layout.MODEL_TYPES}
 
 
 class TextEncoder(NamedTuple):
