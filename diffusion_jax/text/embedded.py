@@ -20,6 +20,7 @@ from diffusion_jax.types import Cond, Params
 
 IDENTITY = "identity.json"
 AT_ONCE = 8  # captions that are embedded when asked for: a last, smaller part is filled up
+KEPT = 256  # captions whose embeddings are kept for the next time
 
 
 def identity(tokenize: Tokenizer, folder: str | os.PathLike, dtype: str = "float32") -> embeddings.Identity:
@@ -53,7 +54,13 @@ def embedded(tokenize: Tokenizer, folder: str | os.PathLike, dtype: str, caches:
         write_json(Path(to) / IDENTITY, own()._asdict())
 
     def check(described: str | os.PathLike) -> None:
-        there = embeddings.Identity(**json.loads((Path(described) / IDENTITY).read_text()))
+        try:
+            there = embeddings.Identity(**json.loads((Path(described) / IDENTITY).read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"{Path(described) / IDENTITY} is missing or damaged, and nothing else says which encoder the model "
+                "was trained with: copy it from where the model comes from"
+            ) from error
         if different := embeddings.differences(there, own()):
             raise ValueError(f"{folder} is not the text encoder that {described} tells of: {'; '.join(different)}")
 
@@ -71,6 +78,8 @@ def _embedder(tokenize: Tokenizer, folder: str | os.PathLike, dtype: str) -> Cal
         return functools.partial(jax.jit(module.apply), {"params": params})
 
     def rows(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        if len(known) > KEPT:
+            known.clear()
         new = [caption for caption in dict.fromkeys(captions) if caption not in known]
         for start in range(0, len(new), AT_ONCE):
             part = new[start : start + AT_ONCE]

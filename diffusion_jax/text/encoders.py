@@ -31,8 +31,8 @@ def jointly_trained(tokenize: Callable, encoder: nn.Module) -> Text:
         dropout_key: Array | None = None,
     ) -> Cond:
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        embedded = encoder.apply({"params": params}, tokens, mask, deterministic=dropout_key is None, rngs=rngs)
-        return Cond(embedded, mask)
+        vectors = encoder.apply({"params": params}, tokens, mask, deterministic=dropout_key is None, rngs=rngs)
+        return Cond(vectors, mask)
 
     return Text(tokenize, init, encode, partial(truncated, tokenizer=tokenize))
 

@@ -24,7 +24,7 @@ def joined(encoders: Sequence[Text], along: str = "length") -> Text:
     Raises ValueError for fewer than two, another axis, and texts of several kinds: all are trained from nothing, or
     trained further, or as they are, or embedded before; and, when it is called, for masks that differ along features.
     """
-    texts = encoders
+    texts = encoders  # which is the config's word
     if len(texts) < 2 or along not in AXES:
         raise ValueError(f"{len(texts)} text encoders along {along!r}: join two or more along {' or '.join(AXES)}")
     if len({(each.init is None, each.load is None, each.trained) for each in texts}) > 1:

@@ -11,6 +11,7 @@ from diffusion_jax import build, drawing, text, trained
 from diffusion_jax.data import tokenizers
 from diffusion_jax.interop import huggingface
 from diffusion_jax.models.t5 import T5Encoder
+from diffusion_jax.text import embedded as embedded_text
 
 CACHED = """
     folder = "encoder"
@@ -117,6 +118,18 @@ def test_embeddings_are_those_of_the_encoder_in_the_step_but_for_rounding(embedd
         np.testing.assert_allclose(cond.text_emb, wanted, rtol=2**-8)
 
 
+def test_an_encoder_that_is_asked_again_and_again_forgets_and_gives_the_same(embedded, monkeypatch):
+    monkeypatch.setattr(embedded_text, "KEPT", 3)
+    tokenize = tokenizers.pretrained("encoder", 20)
+    words = text.pretrained(tokenize, "encoder", cached=True)
+    captions = ["a", "b", "a", "c", "d", "e", "f", "g", "h", "i"]
+    first = words.tokenize(captions)
+    for start in (0, 4, 0):
+        again = words.tokenize(captions[start : start + 4])
+        for now, before in zip(again, first, strict=True):
+            np.testing.assert_array_equal(now, before[start : start + 4])
+
+
 def test_another_encoder_is_refused_by_cache_and_run(embedded, command):
     assert train(command)[0] == 0
     shutil.rmtree("encoder")
@@ -127,6 +140,11 @@ def test_another_encoder_is_refused_by_cache_and_run(embedded, command):
     code, _, err = command("sample", "--workdir=run")
     assert code == 1
     assert "encoder is not the text encoder that run/text_encoder tells of: encoder" in err
+    assert err.count("\n") == 1
+    (embedded / "run" / "text_encoder" / "identity.json").write_text("{")
+    code, _, err = command("sample", "--workdir=run")
+    assert code == 1
+    assert "run/text_encoder/identity.json is missing or damaged" in err
     assert err.count("\n") == 1
 
 
