@@ -1,7 +1,7 @@
 """The loop: when hooks run, what is logged, how it leaves, and that a state gone bad is shown to nobody."""
 
 import signal
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,25 +76,41 @@ def test_the_first_bad_loss_ends_it_before_any_hook_sees_that_state(bad, at, n):
     assert all(step < at for step in seen)
 
 
-def test_hooks_and_the_first_step_are_not_timed():
+@pytest.fixture
+def clock(monkeypatch):
+    """The loop's clock stands still but when it is told that seconds pass: how fast this machine is decides nothing."""
+    now = [0.0]
+
+    def passes(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    return passes
+
+
+def test_hooks_and_the_first_step_are_not_timed(clock):
     def slow_first(step):
-        time.sleep(0.3 if step == 1 else 0.0)
+        clock(5.0 if step == 1 else 0.1)
         return 0.0
 
-    _, logged = run(steps=4, loss=slow_first, every=[(2, lambda now: time.sleep(0.3))])
-    assert logged[0][1]["images_per_second"] > 3 * 8 / 0.3
+    _, logged = run(steps=8, loss=slow_first, every=[(2, lambda now: clock(3.0))])
+    assert [values["images_per_second"] for _, values in logged] == pytest.approx([8 / 0.1, 8 / 0.1])
 
 
-def test_waiting_for_data_is_measured():
+def test_waiting_for_data_is_measured(clock):
     def slow():
         for number in range(10):
-            time.sleep(0.02)
+            clock(0.3)
             yield {"number": number}
+
+    def take_step(now, batch):
+        clock(0.1)
+        return counted(now.step + 1), {"loss": np.float32(0)}
 
     logged = []
     loop.train(
         counted(0),
-        lambda now, batch: (counted(now.step + 1), {"loss": np.float32(0)}),
+        take_step,
         slow(),
         steps=6,
         every=[],
@@ -102,7 +118,7 @@ def test_waiting_for_data_is_measured():
         log_every=3,
         batch_size=1,
     )
-    assert all(0.8 < share <= 1 for share in logged)
+    assert logged == pytest.approx([0.75, 0.75])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
