@@ -115,15 +115,13 @@ def text_of(config: ConfigDict, data_dir: str | None = None) -> text.Text:
     part, encoder = partial(named_part, config), config.text_encoder.get("name")
     if encoder not in ("joined", "pretrained"):
         return text.jointly_trained(part("tokenizer", tokenizers)(), part("text_encoder", models)())
-    make = part("text_encoder", text, given=int(encoder == "pretrained"))
     if encoder == "joined":
-        texts = [text_of(each, data_dir) for each in text_parts(config)]
+        make = partial(part("text_encoder", text), encoders=[text_of(each, data_dir) for each in text_parts(config)])
     else:
-        tokenize = part("tokenizer", tokenizers)()
+        kept = {"caches": caches(data_dir)} if data_dir else {}
+        make = partial(part("text_encoder", text, given=1), part("tokenizer", tokenizers)(), **kept)
     try:
-        if encoder == "joined":
-            return make(encoders=texts)
-        return make(tokenize, **({"caches": caches(data_dir)} if data_dir else {}))
+        return make()
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"config.text_encoder: {error}") from error
 

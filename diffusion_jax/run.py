@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import build, drawing, trained
+from diffusion_jax import build, drawing, text, trained
 from diffusion_jax import config as entries
 from diffusion_jax.evaluation import images, plots, validation
 from diffusion_jax.files import write_json
@@ -58,10 +58,7 @@ def train(config: ConfigDict, workdir: str | Path, data_dir: str) -> Path:
     with contextlib.ExitStack() as at_the_end:
         at_the_end.enter_context(checkpoint.lock(folder))
         agree_on_config(folder, config)
-        if (folder / "text_encoder").exists():
-            experiment.text.check(folder / "text_encoder")
-        elif experiment.text.describe:
-            experiment.text.describe(folder / "text_encoder")
+        text.agree(experiment.text, folder / "text_encoder")
         checkpoints = checkpoint.open_checkpoints(folder, config.train.keep)
         at_the_end.callback(checkpoint.close, checkpoints)
         at_the_end.callback(batches.close)

@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,19 @@ def stirred():
         )
 
     return stir
+
+
+@pytest.fixture(scope="session")
+def file_size_limit():
+    """A context in which no file may grow beyond so many bytes: as good as a full disk, and needs no rights."""
+
+    @contextmanager
+    def limit(size):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit

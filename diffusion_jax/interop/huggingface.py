@@ -92,8 +92,7 @@ def digest(name: str | os.PathLike, dtype: DTypeLike = jnp.float32) -> str:
     folder = folder_of(name)
     module, layout, shapes = _described(folder, dtype)
     fields = [field for field in dataclasses.fields(module) if field.name not in ("parent", "name", "dtype")]
-    settings = {field.name: getattr(module, field.name) for field in fields}
-    changed = {field.name: settings[field.name] for field in fields if settings[field.name] != field.default}
+    changed = {field.name: value for field in fields if (value := getattr(module, field.name)) != field.default}
     about = f"{type(module).__name__} {np.dtype(dtype).name} {json.dumps(changed, sort_keys=True)}"
     told = hashlib.sha256(about.encode())
     for path, source in sorted(_sources(folder, layout, dict(flatten(shapes))).items()):
@@ -105,7 +104,7 @@ def digest(name: str | os.PathLike, dtype: DTypeLike = jnp.float32) -> str:
 
 def tensor_names(module: nn.Module) -> Callable[[str], tuple[str, ...]] | None:
     """The path of a parameter -> what transformers may call it, the first being what is written; None for no family."""
-    layout = next((layout for layout in LAYOUTS.values() if isinstance(module, layout.MODULE)), None)
+    layout = _family(module)
     return layout.tensor if layout else None
 
 
@@ -162,10 +161,13 @@ def _described(folder: Path, dtype: DTypeLike) -> tuple[nn.Module, Any, Any]:
         raise ValueError(f"{folder / 'config.json'}: {reason}") from error
 
 
+def _family(module: nn.Module) -> Any:
+    return next((layout for layout in FAMILIES if isinstance(module, layout.MODULE)), None)
+
+
 def _layout_of(module: nn.Module) -> Any:
-    for layout in LAYOUTS.values():
-        if isinstance(module, layout.MODULE):
-            return layout
+    if layout := _family(module):
+        return layout
     raise ValueError(f"{type(module).__name__} is of no family that is known here: {', '.join(LAYOUTS)}")
 
 

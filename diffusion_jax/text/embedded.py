@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +37,9 @@ def identity(tokenize: Tokenizer, folder: str | os.PathLike, dtype: str = "float
     )
 
 
-def embedded(tokenize: Tokenizer, folder: str | os.PathLike, dtype: str, caches: str | os.PathLike | None) -> Text:
+def embedded(
+    tokenize: Tokenizer, folder: str | os.PathLike, module: nn.Module, dtype: str, caches: str | os.PathLike | None
+) -> Text:
     """The text encoder of a folder as embeddings, out of its cache below `caches` or by itself: see `pretrained`."""
     own = functools.cache(lambda: identity(tokenize, folder, dtype))
     rows = embeddings.open_cache(caches, own()).rows if caches else _embedder(tokenize, folder, dtype)
@@ -50,7 +53,7 @@ def embedded(tokenize: Tokenizer, folder: str | os.PathLike, dtype: str, caches:
         return Cond(tokens.astype(jnp.float32), mask)
 
     def describe(to: str | os.PathLike) -> None:
-        huggingface.save_description(to, huggingface.described(folder, dtype), tokenize)
+        huggingface.save_description(to, module, tokenize)
         write_json(Path(to) / IDENTITY, own()._asdict())
 
     def check(described: str | os.PathLike) -> None:

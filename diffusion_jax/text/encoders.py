@@ -69,7 +69,7 @@ def pretrained(
     if dropout and not (trained and hasattr(module, "dropout")):
         raise ValueError(f"dropout={dropout} acts where an encoder of T5's or BERT's family is trained: leave it out")
     if cached:
-        return embedded(tokenize, folder, dtype, caches)
+        return embedded(tokenize, folder, module, dtype, caches)
     joint = jointly_trained(tokenize, module.clone(dropout=dropout) if dropout else module)
 
     def init(key: Array) -> Params:  # zeros, until they are loaded: to compile the drawing of each would take long

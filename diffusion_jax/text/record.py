@@ -1,6 +1,8 @@
 """What turns captions into what a denoiser is conditioned on."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -25,3 +27,11 @@ class Text(NamedTuple):
     describe: Callable | None = None
     check: Callable = lambda folder: None
     trained: bool = True
+
+
+def agree(text: Text, folder: str | os.PathLike) -> None:
+    """Describes a text in a folder that is not there yet, and checks one that is; raises as `check` does."""
+    if Path(folder).exists():
+        text.check(folder)
+    elif text.describe:
+        text.describe(folder)

@@ -3,7 +3,6 @@
 import gc
 import json
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -186,20 +185,10 @@ def test_more_devices_learn_the_same(train, trained_once, tmp_path, monkeypatch)
 run_make_step = run.make_step  # the real one, before fixtures keep what it compiled
 
 
-@contextmanager
-def file_size_limit(size):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 # orbax drops the writes that it had planned, and Python says so when it finds them
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_full_disk_is_one_line_and_loses_nothing(train, trained):
+def test_a_full_disk_is_one_line_and_loses_nothing(train, trained, file_size_limit):
     with file_size_limit(9000):
         code, _, err = train(trained, *QUICK, "--config.train.steps=9")
     gc.collect()

@@ -10,6 +10,7 @@ from transformers.models.t5gemma.configuration_t5gemma import T5GemmaModuleConfi
 
 from diffusion_jax.interop import t5gemma_layout
 from diffusion_jax.interop.huggingface import load_text_encoder, save_text_encoder
+from tests.reference.test_text_encoders_parity import answer, drawn
 
 pytestmark = pytest.mark.reference
 
@@ -64,19 +65,6 @@ def pair(tmp_path_factory):
     return pair
 
 
-def drawn(length):
-    """Tokens under masks: full, right-padded, left-padded, a hole in the middle, one token, none."""
-    at, half = np.arange(length), (length + 1) // 2
-    mask = np.stack([at >= 0, at < half, at >= length - half, abs(at - half) > 0, at == 0, at < 0])
-    return np.random.default_rng(length).integers(0, 384, mask.shape).astype(np.int32), mask
-
-
-def answer(reference, tokens, mask):
-    with torch.no_grad():
-        out = reference(input_ids=torch.tensor(tokens).long(), attention_mask=torch.tensor(mask))
-    return out.last_hidden_state.float().numpy()
-
-
 @pytest.mark.parametrize("length", [1, 7, 64, 129])
 @pytest.mark.parametrize("name", MODELS)
 def test_outputs_agree_in_float32(pair, name, length):
@@ -95,7 +83,7 @@ def test_outputs_agree_in_float32(pair, name, length):
 def test_gradients_agree_in_float32(pair, name):
     reference, folder = pair(name)
     module, params, _ = load_text_encoder(folder)
-    tokens, mask = (each[:5] for each in drawn(19))
+    tokens, mask = drawn(19, rows=5)
     weight = np.random.default_rng(0).standard_normal((*mask.shape, module.dim)).astype(np.float32) * mask[:, :, None]
     reference.zero_grad()
     out = reference(input_ids=torch.tensor(tokens).long(), attention_mask=torch.tensor(mask)).last_hidden_state
@@ -116,7 +104,7 @@ def test_gradients_agree_in_float32(pair, name):
 def test_half_precision_is_no_worse_than_torchs(pair):
     reference, folder = pair("deep")
     module, params, _ = load_text_encoder(folder, jnp.bfloat16)
-    tokens, mask = (each[:5] for each in drawn(33))
+    tokens, mask = drawn(33, rows=5)
     exact = answer(reference, tokens, mask)
     theirs = answer(T5GemmaEncoderModel.from_pretrained(folder, dtype=torch.bfloat16).encoder, tokens, mask)
     ours = np.asarray(jax.jit(module.apply)({"params": params}, tokens, mask))
@@ -129,6 +117,6 @@ def test_half_precision_is_no_worse_than_torchs(pair):
 def test_transformers_reads_what_was_saved(pair, tmp_path, name):
     reference, folder = pair(name)
     save_text_encoder(tmp_path, load_text_encoder(folder))
-    tokens, mask = (each[:5] for each in drawn(19))
+    tokens, mask = drawn(19, rows=5)
     again = T5GemmaEncoderModel.from_pretrained(tmp_path).eval()
     np.testing.assert_array_equal(answer(again.encoder, tokens, mask), answer(reference, tokens, mask))

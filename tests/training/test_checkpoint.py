@@ -2,7 +2,6 @@
 
 import json
 import logging
-import resource
 import shutil
 import subprocess
 import sys
@@ -24,17 +23,6 @@ def opened(run, **settings):
         yield checkpoints
     finally:
         checkpoint.close(checkpoints)
-
-
-@contextmanager
-def file_size_limit(size):
-    """No file may grow beyond so many bytes: as good as a full disk, and needs no rights."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +224,7 @@ def test_a_checkpoint_of_another_model(written):
             checkpoint.restore(checkpoints, a_state(0)._replace(opt_state=()))
 
 
-def test_a_full_disk_is_one_line_and_the_one_before_is_still_good(tmp_path, capfd):
+def test_a_full_disk_is_one_line_and_the_one_before_is_still_good(tmp_path, capfd, file_size_limit):
     with opened(tmp_path) as checkpoints:
         first = save(checkpoints, 1)
         checkpoint.finish(checkpoints)
@@ -253,7 +241,7 @@ def test_a_full_disk_is_one_line_and_the_one_before_is_still_good(tmp_path, capf
         assert int(checkpoint.restore(checkpoints, a_state(0))[0].step) == 2
 
 
-def test_a_full_disk_shows_at_the_next_save_too(tmp_path):
+def test_a_full_disk_shows_at_the_next_save_too(tmp_path, file_size_limit):
     with opened(tmp_path) as checkpoints, file_size_limit(1000):
         save(checkpoints, 1, size=10_000)
         with pytest.raises(OSError, match="a checkpoint could not be written"):
