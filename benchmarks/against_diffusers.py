@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from diffusion_jax import build
+
 HERE = Path(__file__).parent
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}  # of the largest value; rounding alone, over tens of layers
 
@@ -87,12 +89,13 @@ def case_of(words: str, options: argparse.Namespace) -> dict:
         raise SystemExit(f"error: no config {path}")
     config = runpy.run_path(path)["get_config"]()
     unet = {key: value for key, value in config.denoiser.to_dict().items() if key not in ("name", "dtype", "dropout")}
+    tokens, _ = build.text_of(config).tokenize([""])  # embeddings, where the encoder has done its work before
     return {
         "config": words,
         "unet": unet,
         "batch": int(batch or config.batch_size),
         "resolution": config.resolution,
-        "text_dim": config.text_encoder.dim,
+        "text_dim": tokens.shape[2] if tokens.ndim == 3 else config.text_encoder.dim,
         "text_length": config.tokenizer.max_length,
         "dtype": options.dtype,
         "nfe": options.nfe,
