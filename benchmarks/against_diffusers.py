@@ -5,7 +5,7 @@
 
 Two worker processes hold the same parameters, each in its own Python, and take turns, so that whatever else the machine
 does falls on both. First their outputs, pictures and gradients must agree. A case is a config's UNet and batch size
-(or CONFIG@BATCH); PyTorch's picture layout is channels_last. Operations: one forward pass; DDIM with guidance; a
+(or CONFIG:ARGUMENT@BATCH); PyTorch's picture layout is channels_last. Operations: one forward pass; DDIM with guidance; a
 training step (loss, gradient, clip, AdamW, moving average). The text is random numbers: no text encoder is timed.
 """
 
@@ -84,10 +84,11 @@ def compare(case: dict, torch_python: str, rounds: int) -> dict:
 
 def case_of(words: str, options: argparse.Namespace) -> dict:
     """What both workers have to know of a config."""
-    path, _, batch = words.partition("@")
+    told, _, batch = words.partition("@")
+    path, *argument = told.split(":")
     if not Path(path).is_file():
         raise SystemExit(f"error: no config {path}")
-    config = runpy.run_path(path)["get_config"]()
+    config = runpy.run_path(path)["get_config"](*argument)
     unet = {key: value for key, value in config.denoiser.to_dict().items() if key not in ("name", "dtype", "dropout")}
     tokens, _ = build.text_of(config).tokenize([""])  # embeddings, where the encoder has done its work before
     return {
@@ -105,7 +106,7 @@ def case_of(words: str, options: argparse.Namespace) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="+", metavar="CONFIG[@BATCH]")
+    parser.add_argument("configs", nargs="+", metavar="CONFIG[:ARGUMENT][@BATCH]")
     parser.add_argument("--torch_python", default=".venv-reference/bin/python", help="the Python that has torch")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--nfe", type=int, default=5, help="network calls of the sampler")
