@@ -5,8 +5,8 @@
 
 Two worker processes hold the same parameters, each in its own Python, and take turns, so that whatever else the machine
 does falls on both. First their outputs, pictures and gradients must agree. A case is a config's UNet and batch size
-(or CONFIG:ARGUMENT@BATCH); PyTorch's picture layout is channels_last. Operations: one forward pass; DDIM with guidance; a
-training step (loss, gradient, clip, AdamW, moving average). The text is random numbers: no text encoder is timed.
+(or CONFIG:ARGUMENT@BATCH); PyTorch's picture layout is channels_last. Operations: one forward pass; DDIM with guidance;
+a training step (loss, gradient, clip, AdamW, moving average). The text is random numbers: no text encoder is timed.
 """
 
 import argparse
