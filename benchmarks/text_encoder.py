@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import build, embed, run, text
+from diffusion_jax import build, embed, placement, text
+from diffusion_jax.agreement import versions
 from diffusion_jax.bench import timed
 from diffusion_jax.files import write_json
-from diffusion_jax.training import parallel
 from diffusion_jax.types import Cond
 from experiments.ablations import text_encoder as ablation
 from experiments.emoji32 import MINILM
@@ -45,14 +45,14 @@ def configs(folder: str) -> dict[str, ConfigDict]:
 
 def training(name: str, config: ConfigDict, data_dir: str):
     """A function that takes STEPS steps, and the batches that it takes them on."""
-    mesh = parallel.data_mesh()
     encode = lambda params, tokens, mask, key=None: Cond(tokens.astype(jnp.float32), mask)  # noqa: E731
     words = text.Text(nothing, None, encode, truncated=lambda captions: 0)
     with mock.patch.object(build, "text_of", return_value=words) if name == "absent" else contextlib.nullcontext():
         experiment = build.build(config, data_dir)
     batches = build.batches(config, experiment, data_dir)
-    now = [parallel.replicate(run.first_state(experiment, jax.random.key(0)), mesh)]
-    take_step = run.make_step(config, experiment, mesh)
+    where = placement.placed(experiment, placement.mesh_of(config))
+    now = [placement.first_state(experiment, where, seed=0)]
+    take_step = placement.make_step(config, experiment, where)
 
     def steps() -> None:
         for batch in itertools.islice(batches, STEPS):
@@ -87,7 +87,7 @@ def main() -> None:
         "seconds": seconds,
         "bytes_per_caption": cache.size / cache.count,
         "captions": cache.count,
-        "versions": run.versions(),
+        "versions": versions(),
     }
     print(json.dumps(figures, indent=2))
     if flags.out:

@@ -64,7 +64,7 @@ def operations(folder: Path) -> dict:
             guided, inputs["eps"] * sigmas[0], sigmas, cond, jax.random.split(jax.random.key(0), batch)
         )
 
-    def training_loss(params, batch, keys):
+    def training_loss(params, batch, keys, rows):
         return loss.diffusion_loss(
             network(params), batch["image"], cond, keys, schedule=schedule, parameterization=parameterize,
             noise_levels=noise_levels.uniform, weighting=lambda log_snr: weighting.edm(log_snr, sigma_data=1.0),
@@ -84,8 +84,10 @@ def operations(folder: Path) -> dict:
         save_params(folder / f"{name}.safetensors", tree)
     forward = jax.jit(lambda params: network(params)(x_t, inputs["log_snr"], cond))
     rule = optimizer.adamw(1e-4, b2=0.99)
-    mesh = parallel.data_mesh()
-    train_step = parallel.data_parallel(step.make_train_step(training_loss, rule, 0.999), mesh)
+    mesh = parallel.device_mesh()
+    train_step = parallel.jit_parallel(
+        step.make_train_step(training_loss, rule, 0.999), mesh, parallel.everywhere(mesh)
+    )
     holder = [parallel.replicate(state.init_state(jax.tree.map(jnp.copy, params), rule), mesh)]
     pictures, key = {"image": inputs["x_0"]}, jax.random.key(0)
 

@@ -51,11 +51,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except Exception as error:
         if not is_expected(error):
-            raise
+            if not in_a_group():
+                raise
+            traceback.print_exc()
+            return without_waiting(75 if type(error).__name__ == "JaxRuntimeError" else 1)
         if os.environ.get("DIFFUSION_JAX_TRACEBACK"):
             traceback.print_exc()
         print(f"error: {message(error)}", file=sys.stderr)
-        return 2 if isinstance(error, flags.Error) else 1
+        return without_waiting(2 if isinstance(error, flags.Error) else getattr(error, "exit_code", 1))
+
+
+def in_a_group() -> bool:
+    """Whether this process has joined others; see `training.processes`."""
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
+
+
+def without_waiting(code: int) -> int:
+    """The code; but a process of several ends here: to leave in good order is to wait minutes for the others."""
+    if in_a_group():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def prepare_process() -> None:

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import build, sampling
+from diffusion_jax import build, placement, sampling
+from diffusion_jax.agreement import versions
 from diffusion_jax.dry_run import abstract_batch, memory
 from diffusion_jax.files import write_json
-from diffusion_jax.run import initial_state, versions
-from diffusion_jax.training import parallel, step
+from diffusion_jax.training import parallel
 
 MATMUL_SIZE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 
@@ -33,21 +33,20 @@ def report(what: str, config: ConfigDict, repeats: int, out: str | None) -> dict
 
 def bench_train(config: ConfigDict, repeats: int) -> dict:
     """One training step on a batch that lies on the devices: no data pipeline in it."""
-    mesh = parallel.data_mesh()
-    parallel.check_batch_size(config.batch_size, mesh)
+    mesh = placement.mesh_of(config)
     experiment = build.build(config)
-    update = step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay, experiment.fixed)
-    key = jax.random.key(config.seed)
-    state = parallel.replicate(jax.jit(lambda k: initial_state(experiment, k))(key), mesh)
+    where = placement.placed(experiment, mesh)
+    key = parallel.replicate(jax.random.key(config.seed), mesh)
+    state = placement.first_state(experiment, where, config.seed)
     batch = {name: np.ones(a.shape, a.dtype) for name, a in abstract_batch(config, experiment).items()}
-    batch = parallel.split_batch(batch, mesh)
-    lowered = parallel.data_parallel(update, mesh).lower(state, batch, parallel.replicate(key, mesh))
-    compiled, seconds = timed(lowered.compile)
+    batch = parallel.split_batch(batch, mesh, config.batch_size)
+    take_step = placement.compiled_step(config, experiment, where)
+    compiled, seconds = timed(take_step.lower(state, batch, key).compile)
 
     holder = [state]
 
     def once():
-        holder[0], metrics = compiled(holder[0], batch, key)
+        holder[0], metrics = take_step(holder[0], batch, key)  # what was compiled of a mapped one takes other arrays
         return metrics
 
     flop = float(compiled.cost_analysis()["flops"])

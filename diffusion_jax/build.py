@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import config as entries
@@ -23,7 +24,7 @@ from diffusion_jax.diffusion import (
 )
 from diffusion_jax.diffusion import keys as random_keys
 from diffusion_jax.experiment import Experiment
-from diffusion_jax.training import optimizer
+from diffusion_jax.training import optimizer, power_ema
 from diffusion_jax.types import Cond, Network, Params
 
 
@@ -51,16 +52,14 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
     shape = (config.resolution, config.resolution, 3)
     null = tuple(map(jnp.asarray, words.tokenize([""])))
 
-    def encode(params: Params, tokens, mask, dropout_key=None) -> Cond:
-        return words.encode(params.get("text_encoder"), tokens, mask, dropout_key)
+    def encode(params: Params, tokens, mask, dropout_keys=None) -> Cond:
+        return words.encode(params.get("text_encoder"), tokens, mask, dropout_keys)
 
-    def network(params: Params, dropout_key=None, **changes) -> Network:
-        rngs = {} if dropout_key is None else {"dropout": dropout_key}
+    def network(params: Params, dropout_keys=None, **changes) -> Network:
         module = unet.clone(**changes)
 
         def predict(x_t, log_snr, cond):
-            variables = {"params": params["denoiser"]}
-            return module.apply(variables, x_t, log_snr, cond, deterministic=dropout_key is None, rngs=rngs)
+            return module.apply({"params": params["denoiser"]}, x_t, log_snr, cond, dropout_keys)
 
         return denoiser.unit_variance(predict, aim.schedule.alpha_sigma)
 
@@ -74,22 +73,24 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
         params["denoiser"] = unet.init(key, x_t, jnp.zeros(1), cond)["params"]
         return params | ({"uncertainty": unsure.init(key, jnp.zeros(1))["params"]} if unsure else {})
 
-    def batch_loss(params: Params, batch: dict, keys):
+    def batch_loss(params: Params, batch: dict, all_keys, rows=None):
+        keys = all_keys if rows is None else all_keys[rows]
         x_0 = batch["image"].astype(jnp.float32) / 127.5 - 1
         # A dropped caption is the empty one. Dropped before it is encoded, it costs nothing; one more row for the empty
         # caption would not divide among the devices, and they would all encode all captions.
         captions = Cond(batch["tokens"], batch["mask"])
         tokens, mask = guidance.drop(captions, Cond(*null), config.caption_dropout, keys)
-        cond = encode(params, tokens, mask, random_keys.for_purpose(keys, "text dropout")[0])
-        predict = network(params, random_keys.for_purpose(keys, "dropout")[0])
+        cond = encode(params, tokens, mask, random_keys.for_purpose(keys, "text dropout"))
+        predict = network(params, random_keys.for_purpose(keys, "dropout"))
         learned = partial(unsure.apply, {"params": params["uncertainty"]}) if unsure else None
         if not knots:
-            return loss.diffusion_loss(predict, x_0, cond, keys, **_with_uncertainty(aim, learned)._asdict())
+            known = _with_uncertainty(aim, learned)._asdict()
+            return loss.diffusion_loss(predict, x_0, cond, all_keys, rows=rows, **known)
         # The mean of the losses trains the network, their scatter the schedule, which the mean does not depend on.
         fixed, falls = jax.lax.stop_gradient, params["schedule"]["falls"]
         mean_of, scatter_of = (objective(config, _learned(aim.schedule, each)) for each in (fixed(falls), falls))
         total, metrics = loss.diffusion_loss(predict, x_0, cond, keys, **_with_uncertainty(mean_of, learned)._asdict())
-        predict = network(fixed(params), random_keys.for_purpose(keys, "dropout")[0])
+        predict = network(fixed(params), random_keys.for_purpose(keys, "dropout"))
         known = {name: value for name, value in scatter_of._asdict().items() if name != "uncertainty"}
         spread = loss.scatter(predict, x_0, fixed(cond), keys, **known)
         return total + spread - fixed(spread), metrics | {"scatter": spread}
@@ -100,7 +101,7 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
         encode=encode,
         network=network,
         loss=batch_loss,
-        optimizer=part("optimizer", optimizer)(),
+        optimizer=power_ema.following(part("optimizer", optimizer)(), config.get("ema_lengths", ())),
         schedule=aim.schedule,
         parameterization=aim.parameterization,
         picture_shape=shape,
@@ -213,16 +214,15 @@ def source(config: ConfigDict, split: str, data_dir: str) -> examples.Source:
     return make(split=split, **entries.accepted(make, data_dir=data_dir))
 
 
-def batches(config: ConfigDict, experiment: Experiment, data_dir: str):
-    """This process's part of every global training batch, from the first on; see `data.pipeline`."""
+def batches(config: ConfigDict, experiment: Experiment, data_dir: str, rows: np.ndarray | None = None):
+    """These rows of every global training batch, or all, from the first on; see `data.pipeline`."""
     return pipeline.batches(
         source(config, "train", data_dir),
         resolution=config.resolution,
         tokenizer=experiment.text.tokenize,
         batch_size=config.batch_size,
         seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=rows,
         **config.loader,
     )
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion_jax import build
@@ -25,15 +26,17 @@ class Drawn(NamedTuple):
     sigmas: np.ndarray
 
 
-def make_drawing(experiment: build.Experiment, sampling: ConfigDict, chunk: int = CHUNK) -> Callable:
+def make_drawing(
+    experiment: build.Experiment, sampling: ConfigDict, chunk: int = CHUNK, mesh: Mesh | None = None
+) -> Callable:
     """A function (params, prompts, seed, ...) -> Drawn, compiled once for all prompts, seeds, scales and sigmas.
 
     Picture i is a function of (seed, numbers[i], prompts[i], negative) alone, whatever is drawn beside it; numbers are
     0, 1, 2, ... unless given. scale: guidance, 1 = none; config.cfg_scale unless given. Trajectories are kept of the
-    pictures that `watched` lists, of all unless given.
+    pictures that `watched` lists, of all unless given. mesh: all devices, unless given.
     Raises ValueError, here, for a way of sampling that does not exist, and when called for a scale that is no number.
     """
-    mesh = parallel.data_mesh()
+    mesh = parallel.device_mesh() if mesh is None else mesh
     chunk = parallel.rounded_up(chunk, mesh)
     grid, draw = sampler(experiment, sampling)
     compiled = parallel.spread(draw, mesh, split={1, 3})
@@ -52,7 +55,7 @@ def make_drawing(experiment: build.Experiment, sampling: ConfigDict, chunk: int 
             raise ValueError(f"cfg_scale={scale} is no finite number: 1 is no guidance, 3 to 7 are usual")
         numbers = np.arange(len(prompts)) if numbers is None else np.asarray(numbers)
         watched = np.arange(len(prompts)) if watched is None else np.asarray(watched, int)
-        params, sigmas = parallel.replicate(params, mesh), grid()
+        sigmas = grid()
         null = experiment.text.tokenize([negative])
         parts = []
         for start in range(0, len(prompts), chunk):

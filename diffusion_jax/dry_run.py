@@ -6,19 +6,18 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from diffusion_jax import build
-from diffusion_jax.run import initial_state
-from diffusion_jax.training import parallel, step
+from diffusion_jax import build, placement
+from diffusion_jax.training import parallel
+from diffusion_jax.training.layout import by_axes
 
 
 def report(config: ConfigDict) -> None:
     """Print the final config, the parameters of each module, and the memory of the compiled step on each device."""
     print(json.dumps(json.loads(config.to_json_best_effort()), indent=2))
-    mesh = parallel.data_mesh()
-    parallel.check_batch_size(config.batch_size, mesh)
+    mesh = placement.mesh_of(config)
     experiment = build.build(config)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(lambda k: initial_state(experiment, k), key)
+    where = placement.placed(experiment, mesh)
+    state = where.shapes
     for part, params in state.params.items():
         for module, leaves in params.items():
             print(f"{count(leaves):>14,}  {part}.{module}")
@@ -27,11 +26,18 @@ def report(config: ConfigDict) -> None:
     learning = [params for part, params in state.params.items() if part not in experiment.fixed]
     print(f"{count(learning):>14,}  of them trained")
 
-    update = step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay, experiment.fixed)
-    compiled = parallel.data_parallel(update, mesh).lower(state, abstract_batch(config, experiment), key).compile()
-    each = config.batch_size // mesh.size
-    print(f"\nOne step on {mesh.size} x {jax.devices()[0].device_kind}, each with {each} pictures, needs on each:")
-    for name, size in memory(compiled).items():
+    print("\nThe state, parameters, their average and moments, on each device:")
+    for way, (leaves, size) in by_axes(state, where.shardings).items():
+        cut = "on every device" if way == "whole" else f"cut over {way}"
+        print(f"{size / 2**20:>12,.1f} MiB  {leaves} arrays {cut}")
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    compiled = placement.compiled_step(config, experiment, where).lower(state, abstract_batch(config, experiment), key)
+    each = config.batch_size // parallel.rows_in(mesh)
+    sizes = " x ".join(f"{name}={size}" for name, size in mesh.shape.items())
+    kind = jax.devices()[0].device_kind
+    print(f"\nOne step on {mesh.size} x {kind} ({sizes}), each with {each} pictures, needs on each:")
+    for name, size in memory(compiled.compile()).items():
         print(f"{size / 2**20:>12,.1f} MiB  {name}")
 
 

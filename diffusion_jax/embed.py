@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -81,7 +80,7 @@ def captions(config: ConfigDict, sources: Sequence[examples.Source], tick: Calla
 
 def embedder(encoder: TextEncoder) -> Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]:
     """captions -> (text_emb float32 (n, length, dim), mask), on all devices of this process."""
-    mesh = Mesh(np.array(jax.local_devices()), ("data",))
+    mesh = parallel.device_mesh(devices=jax.local_devices())
     params = parallel.replicate(encoder.params, mesh)
     compiled = parallel.spread(lambda p, *text: encoder.module.apply({"params": p}, *text), mesh, split={1, 2})
 

@@ -13,9 +13,9 @@ class Experiment(NamedTuple):
     """A config as functions; parameters are {"text_encoder": ..., "denoiser": ...}, without text_encoder where captions
     come embedded.
 
-    text: tokenizer and encoder. init: key -> parameters. encode: (parameters, tokens, mask) -> Cond.
-    network: (parameters, changes of the module's settings) -> Network.
-    loss: (parameters, batch, keys) -> (scalar, metrics).
+    text: tokenizer and encoder. init: key -> parameters. encode: (parameters, tokens, mask, dropout_keys=None) -> Cond.
+    network: (parameters, dropout_keys=None, changes of the module's settings) -> Network, of as many examples.
+    loss: (parameters, batch, keys, rows=None) -> (scalar, metrics); see `training.step`.
     fixed: the names of parameters that training leaves as they are.
     """
 

@@ -1,247 +1,217 @@
 """An experiment in its folder: begin it or go on, watch it, leave everything there that it takes to use it."""
 
 import contextlib
-import importlib.metadata
-import platform
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import build, drawing, text, trained
+from diffusion_jax import agreement, build, placement, text, trained, watching
 from diffusion_jax import config as entries
-from diffusion_jax.evaluation import images, plots, validation
-from diffusion_jax.files import write_json
-from diffusion_jax.training import checkpoint, loop, parallel, state, step
-from diffusion_jax.training.metrics import MetricsLog
-from diffusion_jax.training.progress import progress
-from diffusion_jax.types import Params
-
-VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "transformers", "diffusion_jax")
-FREE = (  # what may change between two stretches of one run: none of it changes what is learned
-    "train",
-    "sampling",
-    "validation_size",
-    *(f"loader.{name}" for name in ("workers", "threads", "prefetch", "cache_bytes")),
+from diffusion_jax.data.broken import BrokenData
+from diffusion_jax.data.pipeline import Batches
+from diffusion_jax.experiment import Experiment
+from diffusion_jax.training import (
+    checkpoint,
+    checkpoint_files,
+    leaving,
+    loop,
+    parallel,
+    processes,
+    profiling,
+    run_folder,
+    state,
+    together,
 )
-LATER = dict(begin="", lora=dict(rank=0, alpha=8.0, where=""))  # what a config without them means
+from diffusion_jax.training.metrics import MetricsLog
+from diffusion_jax.training.progress import Progress, progress
 
 
-def train(config: ConfigDict, workdir: str | Path, data_dir: str) -> Path:
+class Run(NamedTuple):
+    """A training in its folder: what it consists of, from the config to the checkpoints."""
+
+    config: ConfigDict
+    folder: Path
+    experiment: Experiment
+    where: placement.Placed
+    batches: Batches
+    checkpoints: checkpoint.Checkpoints
+
+
+def train(
+    config: ConfigDict, workdir: str | Path, data_dir: str, allow_changed: bool = False, profile: str | None = None
+) -> Path:
     """Train until config.train.steps, from the newest checkpoint if the folder has one; returns the folder.
 
-    The folder receives config.json, versions.json, metrics.jsonl, tensorboard/, samples/, curves.png and checkpoints/.
-    On SIGTERM or Ctrl-C the state is saved and the process leaves: SystemExit with 128 + the signal's number.
+    The folder receives config.json, versions.json, metrics.jsonl, tensorboard/, samples/, curves.png, heartbeat/ and
+    checkpoints/. allow_changed: go on with another config. profile: steps whose profile goes to profile/, see
+    `training.profiling`.
+    On SIGTERM or Ctrl-C the state is saved and the process leaves: SystemExit with 128 + the signal's number. Of
+    several processes (`training.processes`) each runs this; the first one writes and speaks.
     Raises ValueError for a folder of another config, a batch that does not divide, or a loss that is no longer finite;
-    OSError when the disk is full or another process trains there.
+    OSError when the disk is full or another process trains there, `processes.Lost` when one of several is gone.
     """
-    folder, mesh = Path(workdir), parallel.data_mesh()
+    folder, mesh = Path(workdir), placement.mesh_of(config)
+    parallel.meet(mesh)
     check_plan(config.train)
-    parallel.check_batch_size(config.batch_size, mesh)
+    if profile is not None:
+        profiling.steps_of(profile)  # raises before anything is written
     experiment = build.build(config, data_dir)
-    batches = build.batches(config, experiment, data_dir)
+    batches = build.batches(config, experiment, data_dir, parallel.local_rows(mesh, config.batch_size))
     sets = build.fixed_sets(config, experiment, data_dir)
-    validate = make_validation(experiment, sets, config.validation_size, config.batch_size)
-    draw = drawing.make_drawing(experiment, config.sampling)
-    key = jax.random.key(config.seed)
-    shapes = jax.eval_shape(partial(initial_state, experiment), key)  # a model that cannot be built is known before
-
+    where = placement.placed(experiment, mesh)  # a model that cannot be built is known before anything is written
+    looks = watching.looks(config, experiment, sets, where)
     begun = None  # where a run goes on, what it began with may be gone
-    if config.get("begin") and not checkpoint.steps_in(folder / "checkpoints"):
-        begun = trained.beginning(config.begin, shapes.params)
+    if config.get("begin") and not checkpoint_files.steps_in(folder / "checkpoints"):
+        begun = trained.beginning(config.begin, where.shapes.params)
 
-    folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as at_the_end:
-        at_the_end.enter_context(checkpoint.lock(folder))
-        agree_on_config(folder, config)
-        text.agree(experiment.text, folder / "text_encoder")
-        checkpoints = checkpoint.open_checkpoints(folder, config.train.keep)
+        with together.all_or_none():
+            if together.first():
+                folder.mkdir(parents=True, exist_ok=True)
+                at_the_end.enter_context(run_folder.lock(folder))
+                agreement.agree_on_config(folder, config, allow_changed)
+                text.agree(experiment.text, folder / "text_encoder")
+        kept = (config.train.get(name, 0) for name in ("keep_every", "keep_best"))
+        checkpoints = checkpoint.open_checkpoints(folder, config.train.keep, *kept)
         at_the_end.callback(checkpoint.close, checkpoints)
         at_the_end.callback(batches.close)
-        restored = checkpoint.restore(checkpoints, parallel.replicated_shapes(shapes, mesh))
-        now, position = restored or (parallel.replicate(first_state(experiment, key, begun), mesh), None)
-        if restored:
-            batches.set_state(position)
-            print(f"going on from step {int(now.step)} in {folder}", flush=True)
+        run = Run(config, folder, experiment, where, batches, checkpoints)
+        now = newest(run) or placement.first_state(experiment, where, config.seed, begun)
         if int(now.step) >= config.train.steps:
-            print(f"{folder} is trained: step {int(now.step)} of {config.train.steps}", flush=True)
+            say(f"{folder} is trained: step {int(now.step)} of {config.train.steps}")
             return folder
-
-        metrics = MetricsLog(folder, int(now.step))
-        at_the_end.callback(metrics.close)
         shown = progress(config.train.steps, int(now.step), config.batch_size)
         at_the_end.callback(shown.close)
         if cut := experiment.text.truncated(sets["seen"]["captions"]):
-            shown.say(
-                f"of {len(sets['seen']['captions'])} training captions, {cut} are longer than what is read of them"
-            )
-        every = hooks(config, folder, metrics, shown.say, validate, draw)
-        received = at_the_end.enter_context(loop.leaving_politely())
-
-        def save(at: state.TrainState) -> None:
-            checkpoint.save(checkpoints, at, batches.get_state(), entries.as_json(config))
-
-        def log(at: int, values: dict) -> None:
-            metrics.write(at, {f"train/{name}": value for name, value in values.items()})
-            shown.note(at, values["loss"], values["images_per_second"])
-
+            count = len(sets["seen"]["captions"])
+            shown.say(f"of {count} training captions, {cut} are longer than what is read of them")
+        leave = at_the_end.enter_context(leaving.leaving_politely())
         with last_good_named(checkpoints, folder):
-            now = loop.train(
-                now,
-                make_step(config, experiment, mesh),
-                batches,
-                steps=config.train.steps,
-                every=[*every, (config.train.save_every, save)],  # saved last: a resumed run repeats what it cut short
-                log=log,
-                log_every=config.train.log_every,
-                batch_size=config.batch_size,
-                tick=shown.tick,
-                asked_to_leave=received,
-            )
-            for n, hook in every:
-                if n and int(now.step) % n and not received:
-                    hook(now)
-            save(now)
-            checkpoint.finish(checkpoints)
-    if received and int(now.step) < config.train.steps:
-        print(f"left at step {int(now.step)}, as asked; the same command goes on from there", flush=True)
-        raise SystemExit(128 + received[0])
+            step = advance(run, now, looks, shown, leave.asked, profile, at_the_end)
+    if step < config.train.steps:
+        say(f"left at step {step}, as asked; the same command goes on from there")
+        raise SystemExit(leave.code())
     return folder
+
+
+def newest(run: Run) -> state.TrainState | None:
+    """The state to go on from, with the batches where they were; None where there is none."""
+    shapes = parallel.shapes_as(run.where.shapes, run.where.shardings)
+    if (restored := checkpoint.restore(run.checkpoints, shapes, say)) is None:
+        return None
+    now, position = restored
+    run.batches.set_state(position)
+    say(f"going on from step {int(now.step)} in {run.folder}")
+    return now
+
+
+def advance(
+    run: Run,
+    now: state.TrainState,
+    looks: watching.Looks,
+    shown: Progress,
+    leave: Callable[[int], bool],
+    profile: str | None,
+    at_the_end: contextlib.ExitStack,
+) -> int:
+    """Train until the end, or until asked to leave, and save; returns the step."""
+    plan, write = run.config.train, open_metrics(run.folder, int(now.step), at_the_end)
+    watched = watching.watch(run.config, run.folder, at_the_end)
+    errors: dict[int, float] = {}  # on held-out pictures, by step
+
+    def write_and_keep(at: int, record: dict) -> None:
+        write(at, record)
+        errors[at] = float(record["validation/matched"])
+
+    def save(at: state.TrainState) -> None:
+        position, config = run.batches.get_state(), entries.as_json(run.config)
+        checkpoint.save(run.checkpoints, at, position, config, errors.get(int(at.step)))
+
+    def finish(at: state.TrainState) -> None:
+        save(at)
+        checkpoint.finish(run.checkpoints)
+
+    def log(at: int, values: dict) -> None:
+        write(at, {f"train/{name}": value for name, value in values.items()})
+        shown.note(at, values.get("loss", float("nan")), values["images_per_second"])
+        watched.look(shown.say)
+
+    every = watching.hooks(run.config, run.folder, write_and_keep, shown.say, looks)
+    every += watching.snapshots(run.config, run.folder, run.where, now)
+    every = [(n, watched.patiently(hook)) for n, hook in every]
+    saving = (plan.save_every, watched.patiently(save))
+    take_step = placement.make_step(run.config, run.experiment, run.where)
+    if profile is not None:
+        steps = profiling.steps_of(profile, int(now.step))
+        profiled = profiling.profiled(take_step, steps, run.folder / "profile", int(now.step), shown.say)
+        take_step = at_the_end.enter_context(profiled)
+    now = loop.train(
+        now,
+        take_step,
+        run.batches,
+        steps=plan.steps,
+        every=[*every, saving],  # saved last: a resumed run repeats what it cut short
+        log=log,
+        log_every=plan.log_every,
+        batch_size=run.config.batch_size,
+        tick=lambda step: (shown.tick(), watched.beat(step)),
+        waiting=watched.waiting,
+        skips=plan.get("skip_nonfinite", 0),
+        leave=leave,
+    )
+    for n, hook in every:
+        if n and int(now.step) % n and int(now.step) == plan.steps:
+            hook(now)
+    watched.patiently(finish)(now)
+    return int(now.step)
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+def open_metrics(folder: Path, step: int, at_the_end: contextlib.ExitStack):
+    """(step, values) -> None: appends to the run's metrics in the first process, and does nothing in the others."""
+    if not together.first():
+        return lambda step, values: None
+    metrics = MetricsLog(folder, step)
+    at_the_end.callback(metrics.close)
+    return metrics.write
 
 
 def check_plan(plan: ConfigDict) -> None:
     """Raise ValueError for a number in config.train that makes no sense."""
     least = dict(steps=1, log_every=1, validate_every=0, sample_every=0, save_every=0, keep=1)
+    least |= dict.fromkeys(("keep_every", "keep_best", "skip_nonfinite", "watchdog_minutes", "snapshot_every"), 0)
     for name, bound in least.items():
-        if plan[name] < bound:
+        if plan.get(name, bound) < bound:
             raise ValueError(f"config.train.{name} is {plan[name]}: it must be at least {bound}")
-
-
-def make_step(config: ConfigDict, experiment: build.Experiment, mesh) -> Callable:
-    """(state, host batch) -> (state, metrics), on all devices of the mesh."""
-    update = step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay, experiment.fixed)
-    compiled = parallel.data_parallel(update, mesh)
-    key = parallel.replicate(jax.random.fold_in(jax.random.key(config.seed), 1), mesh)
-
-    def take_step(now: state.TrainState, batch: dict) -> tuple[state.TrainState, dict]:
-        arrays = {name: batch[name] for name in ("image", "tokens", "mask")}
-        return compiled(now, parallel.split_batch(arrays, mesh), key)
-
-    return take_step
-
-
-@partial(jax.jit, static_argnums=0)
-def initial_state(experiment: build.Experiment, key) -> state.TrainState:
-    """The state at step 0, with nothing that was trained elsewhere."""
-    return state.init_state(experiment.init(key), experiment.optimizer, experiment.fixed)
-
-
-def first_state(experiment: build.Experiment, key, begun: Params | None = None) -> state.TrainState:
-    """The state at step 0, with a text encoder that was trained elsewhere if it has one, or with all that has begun."""
-    now = initial_state(experiment, key)
-    if begun is None:
-        begun = {"text_encoder": experiment.text.load()} if experiment.text.load else {}
-    copied = jax.tree.map(jnp.copy, begun)
-    return now._replace(params=now.params | begun, ema_params=now.ema_params | copied)
-
-
-def hooks(config, folder: Path, metrics: MetricsLog, say: Callable, validate: Callable, draw: Callable) -> list[tuple]:
-    """What looks at the state now and then: (every how many steps, function of the state)."""
-
-    def judge(now: state.TrainState) -> None:
-        record = validate(now.ema_params)
-        metrics.write(int(now.step), record)
-        plots.training_curves(folder / "metrics.jsonl", folder / "curves.png")
-        words = {"validation": "held-out concepts", "seen": "training pictures"}
-        gaps = (
-            f"{record[f'{title}/gap']:+.4f} +- {record[f'{title}/gap_standard_error']:.4f} on {kind}"
-            for title, kind in words.items()
-        )
-        say(f"step {int(now.step)}: wrong captions change the error by {' and '.join(gaps)}")
-
-    def show(now: state.TrainState) -> None:
-        prompts = list(config.sampling.prompts)
-        if prompts:
-            grid = images.grid(draw(now.ema_params, prompts, seed=0).pictures, captions=prompts)
-            images.write_png(folder / "samples" / f"step_{int(now.step):07d}.png", grid)
-
-    return [(config.train.validate_every, judge), (config.train.sample_every, show)]
 
 
 @contextlib.contextmanager
 def last_good_named(checkpoints: checkpoint.Checkpoints, folder: Path):
     """Lets the errors that end a training say which checkpoint is there to go on from."""
+    goes_on = f"the same command goes on in {folder}"
     try:
         yield
-    except (loop.Diverged, OSError) as error:
+    except Exception as error:
+        if processes.lost(error):
+            why = f"another process is gone: {checkpoint_files.first_line(error)}"
+            raise processes.Lost(f"training stopped: {why}; {last_good(checkpoints)}, and {goes_on}") from error
+        if not isinstance(error, loop.Diverged | OSError | BrokenData):
+            raise
         with contextlib.suppress(OSError):
             checkpoint.finish(checkpoints)
-        steps = checkpoint.steps_in(checkpoints.folder)
-        good = f"the last good checkpoint is step {max(steps)}" if steps else "there is no checkpoint yet"
-        if isinstance(error, OSError):
-            raise OSError(f"training stopped: {error}; {good}, and the same command goes on in {folder}") from error
-        raise ValueError(f"training diverged at {error}; {good}, in {folder}") from error
+        if not isinstance(error, loop.Diverged):
+            kind = BrokenData if isinstance(error, BrokenData) else OSError
+            raise kind(f"training stopped: {error}; {last_good(checkpoints)}, and {goes_on}") from error
+        raise ValueError(f"training diverged at {error}; {last_good(checkpoints)}, in {folder}") from error
 
 
-def agree_on_config(folder: Path, config: ConfigDict) -> None:
-    """Write config.json and versions.json, or check that the folder's config trains the same model the same way.
-
-    Raises ValueError with what differs; only the entries in FREE may.
-    """
-    path = folder / "config.json"
-    if path.exists():
-        before, now = (LATER | told for told in (checkpoint.read_config(folder), entries.as_json(config)))
-        changes = entries.differences(before, now)
-        fixed = [line for line in changes if not f"{line.split(':')[0]}.".startswith(tuple(f"{key}." for key in FREE))]
-        if fixed:
-            raise ValueError(f"{folder} has another config ({'; '.join(fixed)}): choose another --workdir")
-    write_json(path, entries.as_json(config))
-    write_json(folder / "versions.json", versions())
-
-
-def versions() -> dict[str, str]:
-    """What this process runs with."""
-    machine = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    }
-    return machine | {name: importlib.metadata.version(name) for name in VERSIONS}
-
-
-def make_validation(
-    experiment: build.Experiment, sets: dict[str, dict], validation_size: int, batch_size: int
-) -> Callable:
-    """A function from parameters to one record of losses, NAME/... for each named set of captioned pictures.
-
-    A set of fewer pictures than validation_size goes through as many times as fit into it. The figures are the same for
-    any batch_size: the last batch is filled up with pictures that then do not count.
-    """
-    mesh = parallel.data_mesh()
-    rounds = {title: max(validation_size // len(pictures["captions"]), 1) for title, pictures in sets.items()}
-    columns = {title: validation.with_others(pictures, rounds[title]) for title, pictures in sets.items()}
-    size = parallel.rounded_up(min(batch_size, max(len(each["place"]) for each in columns.values())), mesh)
-    error = validation.make_validation_error(
-        experiment.network, experiment.encode, experiment.schedule, experiment.parameterization
-    )
-    compiled = parallel.spread(error, mesh, split={1})
-
-    def errors_on(params, examples: dict) -> list[dict]:
-        count, parts = len(examples["place"]), []
-        for start in range(0, count, size):
-            rows = np.arange(start, start + size) % count
-            part = jax.device_get(compiled(params, {name: column[rows] for name, column in examples.items()}))
-            parts.append({name: errors[: count - start] for name, errors in part.items()})
-        return parts
-
-    def validate(params) -> dict:
-        params, record = parallel.replicate(params, mesh), {}
-        for title, examples in columns.items():
-            record |= validation.summarize(errors_on(params, examples), title=title, rounds=rounds[title])
-        return record
-
-    return validate
+def last_good(checkpoints: checkpoint.Checkpoints) -> str:
+    """Which checkpoint is there, in words."""
+    steps = checkpoint_files.steps_in(checkpoints.folder)
+    return f"the last good checkpoint is step {max(steps)}" if steps else "there is no checkpoint yet"

@@ -18,6 +18,7 @@ from diffusion_jax.interop.huggingface import described, tensor_names
 from diffusion_jax.interop.lora_file import Adapter, dotted, save_peft
 from diffusion_jax.interop.safetensors_file import save_params
 from diffusion_jax.training import checkpoint
+from diffusion_jax.training.run_folder import read_config
 from diffusion_jax.types import Params
 
 
@@ -39,7 +40,7 @@ def load(workdir: str | Path | None = None, name: str | None = None) -> Trained:
     if bool(workdir) == bool(name):
         raise ValueError(f"give either --workdir=RUN or --pretrained=NAME ({', '.join(pretrained.names())})")
     if workdir:
-        config = ConfigDict(checkpoint.read_config(Path(workdir)))
+        config = ConfigDict(read_config(Path(workdir)))
         check_trust(config, workdir)
         home = Path(workdir)
         params, step = checkpoint.load_params(workdir)
@@ -113,16 +114,18 @@ def beginning(begin: str, expected: PyTree) -> Params:
     return jax.tree.map(lambda old, new: jnp.array(old, new.dtype), found, expected)
 
 
-def export(workdir: str | Path, folder: str | Path, merge: bool = False) -> Path:
-    """Write a run's averaged parameters (float16) and its config into a folder, as `pretrained` holds them.
+def export(workdir: str | Path, folder: str | Path, merge: bool = False, dtype: str = "float16") -> Path:
+    """Write a run's averaged parameters (EMA) and its config into a folder, as `pretrained` holds them.
 
-    merge: factors of LoRA are added to what they adapt, and none is written.
+    They are weights.safetensors in float16, or in float32, which keeps every bit; of the checkpoint, however many
+    processes and devices wrote it, nothing else is read. merge: factors of LoRA are added to what they adapt, and none
+    is written. Raises ValueError for another dtype, and for a parameter that float16 cannot hold.
     """
     model, folder = load(workdir), Path(folder)
     model = merged(model) if merge else model
     if (described := Path(workdir) / "text_encoder").exists():
         shutil.copytree(described, folder / "text_encoder", dirs_exist_ok=True)
-    save_params(folder / "weights.safetensors", model.params, {"trained": model.name}, dtype="float16")
+    save_params(folder / "weights.safetensors", model.params, {"trained": model.name}, dtype)
     write_json(folder / "config.json", entries.as_json(model.config))
     return folder
 

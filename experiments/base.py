@@ -37,11 +37,26 @@ def get_config() -> ConfigDict:
                 dtype="float32",
             ),
             # training
+            parallel=dict(name="jit", mesh=dict(data=-1, fsdp=1, tensor=1)),  # -1: what the others leave; or pmap
+            microbatch=0,  # examples of a batch whose gradients are computed at once; 0: all
             begin="",  # a run folder, or the name of shipped weights, whose averaged parameters to begin with
             lora=dict(rank=0, alpha=8.0, where=""),  # factors for kernels whose path `where` is found in; rank 0: none
             optimizer=dict(name="adamw", learning_rate=1e-3, warmup_steps=200, decay_steps=0),  # training.optimizer
             ema_decay=0.999,
-            train=dict(steps=20_000, log_every=50, validate_every=1000, sample_every=1000, save_every=1000, keep=2),
+            ema_lengths=(),  # of more averages, in shares of the training; of (0.05, 0.1) any is made afterwards
+            train=dict(
+                steps=20_000,
+                log_every=50,
+                validate_every=1000,
+                sample_every=1000,
+                save_every=1000,
+                snapshot_every=0,  # steps between two files of the averages of ema_lengths
+                keep=2,  # the newest checkpoints stay,
+                keep_every=0,  # those whose step divides by this (0: none),
+                keep_best=0,  # and so many whose held-out error, where it was measured at their step, is the least
+                skip_nonfinite=0,  # batches in a row that may make no number of the loss, and are left out and counted
+                watchdog_minutes=0.0,  # without a step: the process says where it stands, and leaves; 0: never
+            ),
             # sampling
             sampling=dict(
                 sampler=dict(name="dpmpp_2m"),  # diffusion.samplers

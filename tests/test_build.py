@@ -8,9 +8,8 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from diffusion_jax import build, dry_run, run, sampling
+from diffusion_jax import build, dry_run, placement, sampling
 from diffusion_jax.diffusion import grids, schedules
-from diffusion_jax.training import parallel, step
 
 KEYS = jax.random.split(jax.random.key(1), 8)
 
@@ -49,30 +48,27 @@ def test_dropout_of_the_text_encoder_acts_in_training_alone(config, stirred):
     tokens = tuple(map(jnp.asarray, experiment.text.tokenize(["red"])))
     plain = experiment.encode(params, *tokens).text_emb
     np.testing.assert_array_equal(experiment.encode(params, *tokens).text_emb, plain)
-    assert not np.array_equal(experiment.encode(params, *tokens, jax.random.key(0)).text_emb, plain)
+    assert not np.array_equal(experiment.encode(params, *tokens, jax.random.key(0)[None]).text_emb, plain)
 
 
 def test_the_program_for_eight_devices_sums_gradients_and_exchanges_nothing_else(config):
     """A row too many, or rows in another order, would make every device compute what another one has."""
-    experiment, mesh = build.build(config), parallel.data_mesh()
+    with config.unlocked():
+        config.text_encoder.dropout = config.denoiser.dropout = 0.1
+    experiment = build.build(config)
+    where = placement.placed(experiment, placement.mesh_of(config))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(lambda k: run.initial_state(experiment, k), key)
-    update = step.make_train_step(experiment.loss, experiment.optimizer, config.ema_decay, experiment.fixed)
-    lowered = parallel.data_parallel(update, mesh).lower(state, dry_run.abstract_batch(config, experiment), key)
-    program = lowered.compile().as_text()
+    arguments = (where.shapes, dry_run.abstract_batch(config, experiment), key)
+    program = placement.compiled_step(config, experiment, where).lower(*arguments).compile().as_text()
     assert " all-reduce(" in program
     for exchange in (" all-gather(", " all-to-all(", " collective-permute("):
         assert exchange not in program
 
 
-def test_the_processes_of_a_run_share_each_global_batch(config, monkeypatch):
+def test_the_processes_of_a_run_share_each_global_batch(config):
     experiment = build.build(config)
     whole = next(build.batches(config, experiment, "data"))
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    parts = []
-    for index in range(2):
-        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-        parts.append(next(build.batches(config, experiment, "data")))
+    parts = [next(build.batches(config, experiment, "data", rows)) for rows in np.split(np.arange(8), 2)]
     for name in ("image", "tokens", "mask"):
         np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), whole[name])
 

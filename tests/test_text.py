@@ -10,6 +10,7 @@ import pytest
 
 from diffusion_jax import text
 from diffusion_jax.data import tokenizers
+from diffusion_jax.models.dropout import Dropout
 from diffusion_jax.types import Cond
 
 
@@ -19,8 +20,8 @@ class Bag(nn.Module):
     dim: int = 4
 
     @nn.compact
-    def __call__(self, tokens, mask, deterministic=True):
-        return nn.Dropout(0.5)(nn.Embed(256, self.dim)(tokens) * mask[:, :, None], deterministic=deterministic)
+    def __call__(self, tokens, mask, dropout_keys=None):
+        return Dropout(0.5)(nn.Embed(256, self.dim)(tokens) * mask[:, :, None], dropout_keys)
 
 
 def letters(captions, length=3):
@@ -30,7 +31,7 @@ def letters(captions, length=3):
     return rows, np.arange(length) < [[max(1, len(caption))] for caption in captions]
 
 
-def test_encode_is_deterministic_unless_there_is_a_key():
+def test_encode_is_deterministic_unless_there_are_keys():
     words = text.jointly_trained(letters, Bag())
     params = words.init(jax.random.key(0))
     tokens = tuple(map(jnp.asarray, words.tokenize(["ab", ""])))
@@ -38,7 +39,7 @@ def test_encode_is_deterministic_unless_there_is_a_key():
     assert plain.text_emb.shape == (2, 3, 4)
     np.testing.assert_array_equal(plain.text_emb, again.text_emb)
     np.testing.assert_array_equal(plain.text_mask, [[True, True, False], [True, False, False]])
-    dropped = [words.encode(params, *tokens, jax.random.key(seed)).text_emb for seed in (1, 2)]
+    dropped = [words.encode(params, *tokens, jax.random.split(jax.random.key(seed))).text_emb for seed in (1, 2)]
     assert (np.asarray(dropped[0]) == 0).mean() > (np.asarray(plain.text_emb) == 0).mean()
     assert not np.array_equal(*dropped)
 
@@ -51,7 +52,7 @@ def kept(dim, length=3):
         values = tokens[..., None] + np.arange(dim)
         return np.where(mask[..., None], values, 0).astype(jnp.bfloat16), mask
 
-    encode = lambda params, tokens, mask, dropout_key=None: Cond(tokens.astype(jnp.float32), mask)  # noqa: E731
+    encode = lambda params, tokens, mask, dropout_keys=None: Cond(tokens.astype(jnp.float32), mask)  # noqa: E731
     cut = partial(tokenizers.truncated, tokenizer=partial(letters, length=length))
     return text.Text(rows, None, encode, cut, trained=False)
 
@@ -103,7 +104,7 @@ def test_joined_encoders_drop_out_each_by_itself():
     params = both.init(jax.random.key(0))
     same = dict.fromkeys(params, params["encoder_0"])
     tokens = tuple(map(jnp.asarray, both.tokenize(["abc"])))
-    plain, dropped = (both.encode(same, *tokens, key).text_emb for key in (None, jax.random.key(1)))
+    plain, dropped = (both.encode(same, *tokens, keys).text_emb for keys in (None, jax.random.key(1)[None]))
     np.testing.assert_array_equal(plain[..., :64], plain[..., 64:])
     assert not np.array_equal(dropped[..., :64], dropped[..., 64:])
 

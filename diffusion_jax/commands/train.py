@@ -7,7 +7,8 @@ Examples:
   diffusion-jax train --config=experiments/adm64.py --dry_run
 
 Killed in whatever way, the same command goes on from the newest checkpoint. SIGTERM and Ctrl-C save first, and leave
-with exit code 143 or 130; a second Ctrl-C leaves at once.
+with exit code 143 or 130; a second Ctrl-C leaves at once. Exit code 75: a process is lost, never came, or stood still,
+and starting all again is what it takes. launch/ starts several processes, here or on a cluster, with this command line.
 """
 
 from absl import flags
@@ -21,16 +22,26 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "dry_run", False, "Print the config, the parameters and the predicted memory, and stop.", flag_values=values
     )
+    flags.DEFINE_bool("allow_changed", False, "Go on in a folder that has another config.", flag_values=values)
+    flags.DEFINE_string(
+        "profile",
+        None,
+        "Steps to profile into WORKDIR/profile: 10:15, or 5 for the five after ten.",
+        flag_values=values,
+    )
     flags.mark_flag_as_required("config", flag_values=values)
 
 
 def run(args: flags.FlagValues) -> None:
     from diffusion_jax import dry_run
     from diffusion_jax import run as runs
+    from diffusion_jax.training import processes
 
     if args.dry_run:
         dry_run.report(args.config)
     elif not args.workdir:
         raise flags.Error("--workdir is required: the folder for the run")
     else:
-        runs.train(args.config, args.workdir, args.data_dir)
+        processes.join(args.workdir)
+        processes.say_nothing()
+        runs.train(args.config, args.workdir, args.data_dir, args.allow_changed, args.profile)

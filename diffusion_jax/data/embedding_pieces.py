@@ -24,6 +24,8 @@ import numpy as np
 from array_record.python import array_record_module
 from jaxtyping import Bool, Shaped
 
+from diffusion_jax.data.broken import BrokenData
+
 SUFFIX = ".array_record"
 PART = ".part"  # pieces that are being written; a killed process leaves them behind
 DIGEST = np.dtype("S32")  # of a caption: it sorts and compares as its 32 bytes do
@@ -110,10 +112,10 @@ def read(path: Path, key: str) -> Piece:
     return Piece(path, np.frombuffer(digests, DIGEST), int(about["truncated"]))
 
 
-def broken(path: Path, error: Exception) -> ValueError:
+def broken(path: Path, error: Exception) -> BrokenData:
     """What to say of a piece that cannot be read."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-    return ValueError(
+    return BrokenData(
         f"{path} is truncated or broken ({reason}): delete it, and run `diffusion-jax data embed` again, which embeds "
         "its captions anew"
     )

@@ -22,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from diffusion_jax.data import archives
+from diffusion_jax.data.broken import reading
 from diffusion_jax.data.emoji_builder import VERSION, Contents, Emoji, Picture
 from diffusion_jax.data.emoji_packages import NAMED_BY, RECIPES, Recipe, drawings
 from diffusion_jax.data.examples import Example, Indexed, Source
@@ -160,7 +161,7 @@ def emoji(
     folder = next((path for path in (folder_of(data_dir, recipe) for recipe in RECIPES) if path.is_dir()), None)
     if folder is None:
         raise FileNotFoundError(f"no emoji data in {Path(data_dir) / 'emoji'}: run `{COMMAND}` first.")
-    records, about = _read(folder, split)
+    records, about, files = _read(folder, split)
     for name, choice in (("styles", styles), ("groups", groups), ("labels", labels)):
         if choice is not None and (isinstance(choice, str) or not choice):
             wrong = "not a list" if choice else "empty"
@@ -182,7 +183,7 @@ def emoji(
         there = f"the {len(about)} pictures of split {split!r} (such as {about[0]['label']!r})"
         raise ValueError(f"no emoji left by {styles=}, {groups=}, {labels=}: none of {there} has all that.")
     rows = [(index, about[index]) for index in chosen]
-    return Indexed(len(chosen), partial(_example, records, rows), partial(_captions, rows))
+    return Indexed(len(chosen), partial(_example, records, files, rows), partial(_captions, rows))
 
 
 def _any_of(phrases: Collection[str]) -> re.Pattern:
@@ -191,18 +192,19 @@ def _any_of(phrases: Collection[str]) -> re.Pattern:
     return re.compile(rf"(?<!\w)(?:{either})(?!\w)", re.IGNORECASE)
 
 
-def _read(folder: Path, split: str) -> tuple[Sequence, list[dict]]:
-    """All records of a split, pictures still encoded, and what each says about its picture."""
+def _read(folder: Path, split: str) -> tuple[Sequence, list[dict], list[tuple[str, int]]]:
+    """All records of a split, pictures still encoded, what each says about its picture, and the files they lie in."""
     encoded = {"image": tfds.decode.SkipDecoding()}
     try:
-        records = tfds.builder_from_directory(str(folder)).as_data_source(split, decoders=encoded)
+        builder = tfds.builder_from_directory(str(folder))
+        records = builder.as_data_source(split, decoders=encoded)
         about = [_about(record) for record in records.__getitems__(range(len(records)))]
     except (MemoryError, PermissionError):
         raise
     except Exception as error:  # tensorflow-datasets, protobuf and array_record each raise their own
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(f"{folder} is damaged ({reason}): run `{COMMAND}` to build it again.") from error
-    return records, about
+    return records, about, [(part.filename, part.take) for part in builder.info.splits[split].file_instructions]
 
 
 def _about(record: Mapping) -> dict:
@@ -218,8 +220,8 @@ def _captions(chosen: Sequence[tuple[int, Mapping]], index: int) -> tuple[str, .
     return chosen[index][1]["captions"]
 
 
-def _example(records: Sequence, chosen: Sequence[tuple[int, Mapping]], index: int) -> Example:
+def _example(records: Sequence, files: list, chosen: Sequence[tuple[int, Mapping]], index: int) -> Example:
     """The decoded example at a place of the selection."""
     record, about = chosen[index]
-    with Image.open(io.BytesIO(records[record]["image"]), formats=["PNG"]) as picture:
+    with reading(files, record), Image.open(io.BytesIO(records[record]["image"]), formats=["PNG"]) as picture:
         return {"image": np.asarray(picture.convert("RGB")), **about}

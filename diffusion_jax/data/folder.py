@@ -10,6 +10,7 @@ from pathlib import Path
 
 from absl import logging
 
+from diffusion_jax.data.broken import BrokenData
 from diffusion_jax.data.examples import Example, Indexed, Source
 from diffusion_jax.data.splits import check_held_out, check_split, names_of
 from diffusion_jax.data.transforms import decode
@@ -26,7 +27,7 @@ def folder(path: str | Path, split: str, held_out: float = 0.05) -> Source:
 
     Raises FileNotFoundError when there is no such folder or a listed picture is missing; ValueError when nothing in
     the folder has a caption, a line of metadata.jsonl is not as above, or names a file outside. Reading an example
-    raises ValueError, with its file, when the picture is broken.
+    raises BrokenData, with its file, when the picture is broken, and FileNotFoundError when it is gone.
     """
     check_split(split)
     check_held_out(held_out)
@@ -56,7 +57,7 @@ def _read(root: Path, rows: list, index: int) -> Example:
     try:
         return {"image": decode((root / name).read_bytes()), "captions": captions, "id": name}
     except ValueError as error:
-        raise ValueError(f"{root / name}: {error} Replace or remove it.") from None
+        raise BrokenData(f"{root / name}: {error} Replace or remove it.") from None
 
 
 def _captions(rows: list, index: int) -> tuple[str, ...]:

@@ -69,8 +69,7 @@ def batches(
     tokenizer: Tokenizer,
     batch_size: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | np.ndarray | None = None,
     workers: int = 0,
     threads: int = 2,
     prefetch: int = 4,
@@ -78,32 +77,29 @@ def batches(
     fit: str = "crop",
     cache_bytes: int = 1 << 30,
 ) -> Batches:
-    """Endless shuffled batches {image uint8 (b, h, w, 3), tokens int32, mask bool}; b = batch_size / process_count.
+    """Endless shuffled batches {image uint8 (b, h, w, 3), tokens int32, mask bool}.
 
     Every epoch is shuffled anew and visits each example once; batches run on over its end, so a batch may be larger
     than the data set. Each visit draws a caption: the first with probability main_caption, else one of the others.
-    Process p of P gets rows [p * b, (p + 1) * b) of each global batch of batch_size rows.
+    rows: which of a global batch of batch_size rows to read, b of them: those of one process; None: all.
 
     threads read ahead up to `prefetch` batches while the accelerator works (threads=0: read when asked); workers > 0
     does the same in that many processes, which only decoding of large pictures needs: each is a fresh Python with its
     own cache, and the main program needs the usual `if __name__ == "__main__"`. Resized pictures are kept in memory
     if all of them fit in cache_bytes. fit is "crop" or "pad" for pictures that are not square.
 
-    Raises ValueError for an empty source, a batch size that process_count does not divide, or a number out of range.
+    Raises ValueError for an empty source, rows that a batch does not have, or a number out of range.
     """
     if len(source) == 0:
         raise ValueError("The data source holds no examples: check its path, split and filters.")
-    if batch_size < 1 or process_count < 1 or batch_size % process_count:
-        raise ValueError(f"batch_size {batch_size} must be a positive multiple of the {process_count} processes.")
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index is {process_index} of {process_count} processes; count from 0.")
+    rows = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
+    if batch_size < 1 or len(rows) == 0 or min(rows) < 0 or max(rows) >= batch_size:
+        raise ValueError(f"A batch of batch_size {batch_size} does not have the {len(rows)} rows that were asked for.")
     if not 0 <= seed < 2**32:
         raise ValueError(f"The data seed is {seed}; choose one in [0, 2**32).")
     if min(workers, threads, prefetch, cache_bytes) < 0 or not 0 <= main_caption <= 1:
         raise ValueError("workers, threads, prefetch and cache_bytes cannot be negative; main_caption is in [0, 1].")
 
-    part = batch_size // process_count
-    rows = process_index * part + np.arange(part)
     pictures = decoded(source, resolution, fit, cache_bytes)
     arguments = dict(rows=rows, batch_size=batch_size, seed=seed, main_caption=main_caption)
     read = functools.partial(_batch_at, pictures=pictures, tokenizer=tokenizer, **arguments)

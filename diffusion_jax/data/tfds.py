@@ -5,6 +5,7 @@ import functools
 import string
 from collections.abc import Callable, Sequence
 
+from diffusion_jax.data.broken import reading
 from diffusion_jax.data.examples import Example, Indexed, Source
 from diffusion_jax.data.splits import check_split
 from diffusion_jax.data.transforms import decode
@@ -28,7 +29,8 @@ def tfds(
     in data_dir yet are fetched and prepared in the array_record format.
 
     Raises ValueError for an unknown name (the nearest are offered), split or feature, and for data that need
-    TensorFlow or cannot be had; FileNotFoundError when nothing is prepared and download is False.
+    TensorFlow or cannot be had; FileNotFoundError when nothing is prepared and download is False. Reading an
+    example raises BrokenData, with its file, when the record is broken.
     """
     check_split(split)
     builder = _builder(dataset, data_dir)
@@ -41,8 +43,10 @@ def tfds(
     features = dict(builder.info.features.items())
     _check_features(dataset, templates, image_key, features)
     records = _ask(dataset, functools.partial(_records, builder, theirs, image_key))
-    read = functools.partial(_read, dataset, theirs, records, features, templates, image_key)
-    return Indexed(len(records), read, functools.partial(_captions, records, features, templates, image_key))
+    files = [(part.filename, part.take) for part in builder.info.splits[theirs].file_instructions]
+    said = dict(features=features, templates=templates, image_key=image_key)
+    read = functools.partial(_read, f"{dataset}/{theirs}", records, files, **said)
+    return Indexed(len(records), read, functools.partial(_captions, records, files, **said))
 
 
 def _builder(name: str, data_dir: str):
@@ -76,22 +80,20 @@ def _check_features(name: str, templates: tuple[str, ...], image_key: str, featu
             raise ValueError(f"{name} has no feature {key!r}; it has {', '.join(features)}: see caption and image_key.")
 
 
-def _read(
-    name: str, split: str, records: Sequence, features: dict, templates: tuple, image_key: str, i: int
-) -> Example:
-    record = records[i]
-    try:
+def _read(name: str, records: Sequence, files: list, i: int, *, image_key: str, **said) -> Example:
+    with reading(files, i):
+        record = records[i]
         image = decode(record[image_key])
-    except ValueError as error:
-        raise ValueError(f"{name} {split} example {i}: {error}") from None
-    return {"image": image, "captions": _said(record, features, templates, image_key), "id": f"{name}/{split}/{i}"}
+    return {"image": image, "captions": _said(record, image_key=image_key, **said), "id": f"{name}/{i}"}
 
 
-def _captions(records: Sequence, features: dict, templates: tuple, image_key: str, i: int) -> tuple[str, ...]:
-    return _said(records[i], features, templates, image_key)
+def _captions(records: Sequence, files: list, i: int, **said) -> tuple[str, ...]:
+    with reading(files, i):
+        record = records[i]
+    return _said(record, **said)
 
 
-def _said(record: dict, features: dict, templates: tuple, image_key: str) -> tuple[str, ...]:
+def _said(record: dict, *, features: dict, templates: tuple, image_key: str) -> tuple[str, ...]:
     words = {key: _words(features[key], value) for key, value in record.items() if key != image_key}
     return tuple(template.format_map(words) for template in templates)
 

@@ -7,6 +7,7 @@ tokenizer of its own, and knows no other.
 import functools
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.data.hub import folder_of
+
+IMPORTING = threading.Lock()  # transformers, which loads its parts when they are asked for, is not made for threads
 
 # captions -> (tokens int32 (n, max_length), mask bool (n, max_length)); a mask row is never all False
 Tokenizer = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
@@ -137,7 +140,8 @@ def _pretrained_row(caption: str, folder: str, max_length: int) -> tuple[np.ndar
 @functools.cache
 def _transformers(folder: str) -> Callable:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from transformers import AutoTokenizer, ByT5Tokenizer
+    with IMPORTING:
+        from transformers import AutoTokenizer, ByT5Tokenizer
 
     if not any(found for pattern in TOKENIZER_FILES for found in Path(folder).glob(pattern)):
         raise FileNotFoundError(
@@ -169,7 +173,8 @@ def _byt5_row(caption: str, max_length: int) -> np.ndarray:
 @functools.cache
 def _transformers_byt5() -> Callable:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is missing is no news here
-    from transformers import ByT5Tokenizer  # here, because the import takes seconds
+    with IMPORTING:
+        from transformers import ByT5Tokenizer  # here, because the import takes seconds
 
     return ByT5Tokenizer(split_special_tokens=True)
 

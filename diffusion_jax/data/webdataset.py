@@ -13,12 +13,12 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 from array_record.python import array_record_module
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+from diffusion_jax.data.broken import reading
 from diffusion_jax.data.examples import Example, Indexed, Source
 from diffusion_jax.data.folder import clean
 from diffusion_jax.data.splits import SPLITS, check_held_out, check_split, split_of
@@ -34,7 +34,7 @@ def array_record(path: str | Path, split: str) -> Source:
     """The captioned pictures that `convert` wrote into the folder `path`.
 
     Raises FileNotFoundError when there is no finished conversion, ValueError when a shard of it is broken or the split
-    holds nothing. Reading an example raises ValueError, with its place, when the record is broken.
+    holds nothing. Reading an example raises BrokenData, with its file, when the record is broken.
     """
     check_split(split)
     listing = Path(path) / LISTING
@@ -51,7 +51,7 @@ def array_record(path: str | Path, split: str) -> Source:
         records = ArrayRecordDataSource(shards)
     except Exception as error:  # the reader raises RuntimeError, ValueError and others
         raise ValueError(f"A shard in {path} is missing or broken: {_one_line(error)}") from None
-    place = records, str(path)
+    place = records, [(shard, None) for shard in shards]
     return Indexed(len(records), functools.partial(_read, *place), functools.partial(_captions, *place))
 
 
@@ -176,24 +176,16 @@ def _usable(row: dict[str, bytes], caption_key: str) -> tuple[tuple[str, ...], b
     return captions, picture
 
 
-def _captions(records: ArrayRecordDataSource, path: str, index: int) -> tuple[str, ...]:
-    with _named(path, index):
+def _captions(records: ArrayRecordDataSource, files: list, index: int) -> tuple[str, ...]:
+    with reading(files, index):
         return tuple(json.loads(records[index].partition(b"\n")[0])["captions"])
 
 
-def _read(records: ArrayRecordDataSource, path: str, index: int) -> Example:
-    with _named(path, index):
+def _read(records: ArrayRecordDataSource, files: list, index: int) -> Example:
+    with reading(files, index):
         header, _, picture = records[index].partition(b"\n")
         about = json.loads(header)
         return {"image": decode(picture), "captions": tuple(about["captions"]), "id": about["id"]}
-
-
-@contextmanager
-def _named(path: str, index: int) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"Record {index} in {path} is broken: {_one_line(error)}") from None
 
 
 def _shard(tar: Path, split: str) -> str:

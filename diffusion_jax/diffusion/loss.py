@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
 
 from diffusion_jax.diffusion.keys import for_purpose, normal
 from diffusion_jax.diffusion.parameterization import Parameterization, eps_error_factor, target
@@ -16,21 +17,23 @@ def diffusion_loss(
     network: Network,
     x_0: Image,
     cond: Cond,
-    keys: Keys,
+    keys: Key[Array, " whole_batch"],
     *,
     schedule: Schedule,
     parameterization: Parameterization,
     noise_levels: Callable,
     weighting: Callable,
     uncertainty: Callable | None = None,
+    rows: Int[Array, " batch"] | None = None,
 ) -> tuple[Scalar, dict[str, Scalar]]:
     """The mean over the batch of weight times squared error in eps, and what is worth logging of it.
 
-    Each example draws its level and its noise from its own key. Where the law of the levels returns weights, errors
+    Each example draws its level and its noise from its own key. keys: of the examples; with `rows`, of those of a
+    larger batch, in which x_0 and cond are these rows. Where the law of the levels returns weights, errors
     are multiplied by them in the metrics as well: what is logged then means what it means for uniform levels. With
     `uncertainty`, log_snr -> u, the first answer is `weighting.with_uncertainty` of that loss, and the metrics stay.
     """
-    log_snr, weight, error = measured(network, x_0, cond, keys, schedule, parameterization, noise_levels)
+    log_snr, weight, error = measured(network, x_0, cond, keys, schedule, parameterization, noise_levels, rows)
     each = weighting(log_snr) * error
     metrics = {"loss": jnp.mean(weight * each), "eps_error": jnp.mean(weight * error)}
     if uncertainty is None:
@@ -64,13 +67,16 @@ def measured(
     network: Network,
     x_0: Image,
     cond: Cond,
-    keys: Keys,
+    keys: Key[Array, " whole_batch"],
     schedule: Schedule,
     parameterization: Parameterization,
     noise_levels: Callable,
+    rows: Int[Array, " batch"] | None = None,
 ) -> tuple[LogSnr, LogSnr, LogSnr]:
     """The level that each example drew, its weight by the law of the levels, and the error in eps there."""
-    log_snr, weight = drawn(noise_levels, for_purpose(keys, "level"), schedule)
+    log_snr, weight = drawn(noise_levels, for_purpose(keys, "level"), schedule)  # a law may look at the whole batch
+    if rows is not None:
+        log_snr, weight, keys = log_snr[rows], weight[rows], keys[rows]
     eps = normal(for_purpose(keys, "noise"), x_0.shape[1:], log_snr.dtype)
     error = eps_error(network, x_0, eps, log_snr, cond, schedule=schedule, parameterization=parameterization)
     return log_snr, weight, error

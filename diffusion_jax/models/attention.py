@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from diffusion_jax.models.heads import query_key_value
 from diffusion_jax.models.normalization import GroupNorm
 from diffusion_jax.models.projection import project
 from diffusion_jax.types import Cond, Image
@@ -37,8 +38,7 @@ class SelfAttention(nn.Module):
         batch, height, width, channels = x.shape
         heads = max(channels // self.head_dim, 1)
         h = GroupNorm(name="norm")(x).astype(self.dtype).reshape(batch, height * width, channels)
-        qkv = project(h, 3 * channels, self.dtype, "qkv")
-        query, key, value = jnp.split(qkv, 3, axis=-1)
+        query, key, value = query_key_value(h, heads, self.dtype, "qkv")
         h = value if self.perturbed else attend(query, key, value, heads)
         h = project(h, channels, self.dtype, "out", kernel_init=nn.initializers.zeros)
         return x + h.reshape(x.shape)

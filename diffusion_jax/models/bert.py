@@ -16,7 +16,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from diffusion_jax.models.attention import attend
+from diffusion_jax.models.dropout import drop
 from diffusion_jax.models.projection import project
+from diffusion_jax.types import Keys
 
 ACTIVATIONS = {  # by their names in transformers
     "gelu": partial(nn.gelu, approximate=False),
@@ -48,23 +50,23 @@ class Block(nn.Module):
         self,
         x: Float[Array, "batch length dim"],
         mask: Bool[Array, "batch length"],
-        deterministic: bool = True,
+        dropout_keys: Keys | None = None,
     ) -> Float[Array, "batch length dim"]:
         dim = x.shape[-1]
-        drop = nn.Dropout(self.dropout, deterministic=deterministic)
+        dropped = partial(drop, rate=self.dropout, keys=dropout_keys)
         dense = partial(project, dtype=self.dtype, kernel_init=INIT)
         y = attend(*(dense(x, dim, name=name) for name in ("query", "key", "value")), self.heads, mask)
-        y = drop(dense(y, dim, name="attention_out"))
+        y = dropped(dense(y, dim, name="attention_out"), name="attention_dropout")
         x = _norm(self.epsilon, "attention_norm")(x + y.astype(x.dtype))
         y = ACTIVATIONS[self.activation](dense(x, self.d_ff, name="wi"))
-        y = drop(dense(y, dim, name="wo"))
+        y = dropped(dense(y, dim, name="wo"), name="feed_forward_dropout")
         return _norm(self.epsilon, "feed_forward_norm")(x + y.astype(x.dtype))
 
 
 class BertEncoder(nn.Module):
     """BERT without its pooler and heads, and without a tokenizer; all tokens are of type 0, the first sentence.
 
-    `dropout` (with `deterministic=False` and a "dropout" key) acts where BERT's does, except on attention weights.
+    `dropout` (where there are `dropout_keys`, one a caption) acts where BERT's does, except on attention weights.
     Raises ValueError for an activation not in `ACTIVATIONS` and for heads that do not divide dim.
     """
 
@@ -92,7 +94,7 @@ class BertEncoder(nn.Module):
         self,
         tokens: Int[Array, "batch length"],
         mask: Bool[Array, "batch length"],
-        deterministic: bool = True,
+        dropout_keys: Keys | None = None,
     ) -> Float[Array, "batch length dim"]:
         """Embeds tokens; True in `mask` marks text.
 
@@ -110,10 +112,10 @@ class BertEncoder(nn.Module):
         x = x + embed(self.types, jnp.zeros((1, 1), jnp.int32), "type_embedding")
         x = x + embed(self.positions, jnp.arange(length)[None], "position_embedding")
         x = _norm(self.epsilon, "embedding_norm")(x)
-        x = nn.Dropout(self.dropout, deterministic=deterministic)(x)
+        x = drop(x, self.dropout, dropout_keys, name="embedding_dropout")
         for i in range(self.layers):
             block = Block(
                 self.d_ff, self.heads, self.activation, self.epsilon, self.dropout, self.dtype, name=f"block_{i}"
             )
-            x = block(x, mask, deterministic)
+            x = block(x, mask, dropout_keys)
         return jnp.where(mask[:, :, None], x, 0.0)

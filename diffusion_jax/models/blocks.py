@@ -6,9 +6,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from diffusion_jax.models.convolution import convolve
+from diffusion_jax.models.dropout import drop
 from diffusion_jax.models.normalization import GroupNorm
 from diffusion_jax.models.projection import project
-from diffusion_jax.types import Image
+from diffusion_jax.types import Image, Keys
 
 Changed = Float[Array, "batch new_height new_width new_channel"]  # a feature map of another size
 
@@ -54,7 +55,7 @@ class ResidualBlock(nn.Module):
     x: (batch, height, width, channel); vector: (batch, dim) -> (batch, height', width', features), where resample
     ("halve", "double" or None) changes the resolution inside the block, of the branch and the skip alike (BigGAN's, as
     in ADM: Dhariwal & Nichol 2021, section 3). The last convolution begins at zero: at first the block is its skip,
-    and nothing else if `skipped`.
+    and nothing else if `skipped`. dropout_keys: see `models.dropout`; without them there is none.
     """
 
     features: int
@@ -64,7 +65,7 @@ class ResidualBlock(nn.Module):
     skipped: bool = False
 
     @nn.compact
-    def __call__(self, x: Image, vector: Float[Array, "batch dim"], deterministic: bool = True) -> Changed:
+    def __call__(self, x: Image, vector: Float[Array, "batch dim"], dropout_keys: Keys | None = None) -> Changed:
         change = {None: lambda a: a, "halve": halve, "double": double}[self.resample]
 
         def bypass():
@@ -77,6 +78,6 @@ class ResidualBlock(nn.Module):
         h = conv(self.features, 3, self.dtype, "conv_in")(h)
         film = nn.Dense(2 * self.features, dtype=self.dtype, name="film")(nn.silu(vector))
         h = nn.silu(GroupNorm(name="norm_out")(h, film))
-        h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
+        h = drop(h, self.dropout, dropout_keys, name="dropout")
         h = conv(self.features, 3, self.dtype, "conv_out", zero=True)(h)
         return bypass() + h

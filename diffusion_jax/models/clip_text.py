@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from diffusion_jax.models.projection import project
+from diffusion_jax.types import Keys
 
 EPSILON = 1e-5  # of every norm
 ACTIVATIONS = {"quick_gelu": lambda x: x * nn.sigmoid(1.702 * x), "gelu": partial(nn.gelu, approximate=False)}
@@ -75,7 +76,7 @@ class Block(nn.Module):
 
 
 class ClipTextEncoder(nn.Module):
-    """The text encoder of CLIP, without a tokenizer. It has no dropout.
+    """The text encoder of CLIP, without a tokenizer. It has no dropout, and no use for keys of it.
 
     skip: how many of the last blocks are left out of the tokens' vectors; `pooled` always goes through all of them.
     final_norm: whether the tokens' vectors are normalized. Both change no parameters: `module.clone(skip=1)`.
@@ -123,7 +124,7 @@ class ClipTextEncoder(nn.Module):
         self,
         tokens: Int[Array, "batch length"],
         mask: Bool[Array, "batch length"],
-        deterministic: bool = True,
+        dropout_keys: Keys | None = None,
     ) -> Float[Array, "batch length dim"]:
         """Embeds tokens; True in `mask` marks those that are seen.
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from diffusion_jax.models.backend import backend
 from diffusion_jax.models.fusion import computed_once
 from diffusion_jax.types import Image
 
@@ -27,7 +28,7 @@ def convolve(x: Image, kernel: Float[Array, "rows columns channel features"], st
         and set(options["rhs_dilation"] + options["lhs_dilation"]) == {1}
         and options["feature_group_count"] == 1
     )
-    if not (plain and jax.default_backend() == "cpu" and pays(x, kernel)):
+    if not (plain and backend() == "cpu" and pays(x, kernel)):
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
     n = chunks(x)
     if n == 1:

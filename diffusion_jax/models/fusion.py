@@ -1,7 +1,8 @@
 """Where XLA's fusion on CPU goes too far."""
 
-import jax
 from jax import lax
+
+from diffusion_jax.models.backend import backend
 
 
 def computed_once(x):
@@ -10,4 +11,4 @@ def computed_once(x):
     XLA on CPU puts a cheap chain of operations into each of its uses. In the gradient of a residual network every block
     would repeat the chains of all blocks after it, and a sum over a small picture would be taken again for each pixel.
     """
-    return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+    return lax.optimization_barrier(x) if backend() == "cpu" else x

@@ -18,7 +18,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from diffusion_jax.models.dropout import drop
 from diffusion_jax.models.projection import project
+from diffusion_jax.types import Keys
 
 
 def position_buckets(length: int, buckets: int, max_distance: int) -> Int[np.ndarray, "length length"]:
@@ -81,7 +83,7 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch length dim"], deterministic: bool = True
+        self, x: Float[Array, "batch length dim"], dropout_keys: Keys | None = None
     ) -> Float[Array, "batch length dim"]:
         dim = x.shape[-1]
         if self.gated:
@@ -89,7 +91,7 @@ class FeedForward(nn.Module):
             y = gate * _project(x, self.d_ff, dim**-0.5, self.dtype, "wi_1")
         else:
             y = nn.relu(_project(x, self.d_ff, dim**-0.5, self.dtype, "wi"))
-        y = nn.Dropout(self.dropout)(y, deterministic=deterministic)
+        y = drop(y, self.dropout, dropout_keys, name="dropout")
         return _project(y, dim, self.d_ff**-0.5, self.dtype, "wo")
 
 
@@ -109,21 +111,20 @@ class Block(nn.Module):
         x: Float[Array, "batch length dim"],
         mask: Bool[Array, "batch length"],
         bias: Float[Array, "1 heads length length"],
-        deterministic: bool = True,
+        dropout_keys: Keys | None = None,
     ) -> Float[Array, "batch length dim"]:
-        drop = nn.Dropout(self.dropout, deterministic=deterministic)
         y = nn.RMSNorm(dtype=self.dtype, name="attention_norm")(x)
         y = Attention(self.heads, self.d_kv, self.dtype, name="attention")(y, mask, bias)
-        x = x + drop(y).astype(x.dtype)
+        x = x + drop(y, self.dropout, dropout_keys, name="attention_dropout").astype(x.dtype)
         y = nn.RMSNorm(dtype=self.dtype, name="feed_forward_norm")(x)
-        y = FeedForward(self.d_ff, self.gated, self.dropout, self.dtype, name="feed_forward")(y, deterministic)
-        return x + drop(y).astype(x.dtype)
+        y = FeedForward(self.d_ff, self.gated, self.dropout, self.dtype, name="feed_forward")(y, dropout_keys)
+        return x + drop(y, self.dropout, dropout_keys, name="feed_forward_dropout").astype(x.dtype)
 
 
 class T5Encoder(nn.Module):
     """The encoder half of T5, without a tokenizer.
 
-    `dropout` (with `deterministic=False` and a "dropout" key) acts where T5's does, except on attention weights.
+    `dropout` (where there are `dropout_keys`, one a caption) acts where T5's does, except on attention weights.
     """
 
     vocab: int
@@ -144,7 +145,7 @@ class T5Encoder(nn.Module):
         self,
         tokens: Int[Array, "batch length"],
         mask: Bool[Array, "batch length"],
-        deterministic: bool = True,
+        dropout_keys: Keys | None = None,
     ) -> Float[Array, "batch length dim"]:
         """Embeds tokens; True in `mask` marks text, on any side of the padding.
 
@@ -159,11 +160,10 @@ class T5Encoder(nn.Module):
             return table(buckets).astype(jnp.float32).transpose(2, 0, 1)[None]
 
         bias = None if self.bias_per_layer else position_bias("position_bias")
-        drop = nn.Dropout(self.dropout, deterministic=deterministic)
-        x = drop(embed(tokens).astype(jnp.float32))
+        x = drop(embed(tokens).astype(jnp.float32), self.dropout, dropout_keys, name="token_dropout")
         for i in range(self.layers):
             bias = position_bias(f"position_bias_{i}") if self.bias_per_layer else bias
             block = Block(self.heads, self.d_kv, self.d_ff, self.gated, self.dropout, self.dtype, name=f"block_{i}")
-            x = block(x, mask, bias, deterministic)
-        x = drop(nn.RMSNorm(name="final_norm")(x))
+            x = block(x, mask, bias, dropout_keys)
+        x = drop(nn.RMSNorm(name="final_norm")(x), self.dropout, dropout_keys, name="final_dropout")
         return jnp.where(mask[:, :, None], x, 0.0)

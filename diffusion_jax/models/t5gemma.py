@@ -19,7 +19,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from diffusion_jax.models.dropout import drop
 from diffusion_jax.models.projection import project
+from diffusion_jax.types import Keys
 
 EPSILON = 1e-6
 INIT = nn.initializers.normal(0.02)
@@ -90,22 +92,23 @@ class Block(nn.Module):
         self,
         x: Float[Array, "batch length dim"],
         seen: Bool[Array, "batch length length"],
-        deterministic: bool = True,
+        dropout_keys: Keys | None = None,
     ) -> Float[Array, "batch length dim"]:
-        drop = nn.Dropout(self.dropout, deterministic=deterministic)
+        dropped = partial(drop, rate=self.dropout, keys=dropout_keys)
         dense = partial(project, dtype=self.dtype, use_bias=False, kernel_init=INIT)
         y = Norm(name="attention_norm")(x).astype(self.dtype)
         y = Attention(**self.attention, dtype=self.dtype, name="attention")(y, seen)
-        x = x + drop(Norm(name="attention_out_norm")(y))
+        x = x + dropped(Norm(name="attention_out_norm")(y), name="attention_dropout")
         y = Norm(name="feed_forward_norm")(x).astype(self.dtype)
-        y = drop(nn.gelu(dense(y, self.d_ff, name="gate"), approximate=True) * dense(y, self.d_ff, name="wi"))
-        return x + drop(Norm(name="feed_forward_out_norm")(dense(y, x.shape[-1], name="wo")))
+        y = nn.gelu(dense(y, self.d_ff, name="gate"), approximate=True) * dense(y, self.d_ff, name="wi")
+        y = dense(dropped(y, name="inner_dropout"), x.shape[-1], name="wo")
+        return x + dropped(Norm(name="feed_forward_out_norm")(y), name="feed_forward_dropout")
 
 
 class T5GemmaEncoder(nn.Module):
     """The encoder half of T5Gemma, without a tokenizer.
 
-    `dropout` (with `deterministic=False` and a "dropout" key) acts where T5Gemma's does, except on attention weights.
+    `dropout` (where there are `dropout_keys`, one a caption) acts where T5Gemma's does, except on attention weights.
     """
 
     vocab: int
@@ -127,20 +130,21 @@ class T5GemmaEncoder(nn.Module):
         self,
         tokens: Int[Array, "batch length"],
         mask: Bool[Array, "batch length"],
-        deterministic: bool = True,
+        dropout_keys: Keys | None = None,
     ) -> Float[Array, "batch length dim"]:
         """Embeds tokens; True in `mask` marks text, on any side of the padding.
 
         What stands at masked positions changes nothing, and their output is zero. A token outside [0, vocab) gives NaN.
         """
         length = tokens.shape[1]
-        drop = nn.Dropout(self.dropout, deterministic=deterministic)
+        dropped = partial(drop, rate=self.dropout, keys=dropout_keys)
         x = nn.Embed(self.vocab, self.dim, embedding_init=INIT, name="token_embedding")(tokens).astype(jnp.float32)
-        x = drop(x * self.dim**0.5)
+        x = dropped(x * self.dim**0.5, name="token_dropout")
         near = np.abs(np.arange(length)[:, None] - np.arange(length)) <= self.window
         own = ("heads", "kv_heads", "d_kv", "query_scale", "cap", "theta")
         attention = {name: getattr(self, name) for name in own}
         for i in range(self.layers):
             seen = mask[:, None, :] & (near if i % 2 == 0 else np.ones_like(near))[None]
-            x = Block(attention, self.d_ff, self.dropout, self.dtype, name=f"block_{i}")(x, seen, deterministic)
-        return jnp.where(mask[:, :, None], drop(Norm(name="final_norm")(x)), 0.0)
+            x = Block(attention, self.d_ff, self.dropout, self.dtype, name=f"block_{i}")(x, seen, dropout_keys)
+        x = dropped(Norm(name="final_norm")(x), name="final_dropout")
+        return jnp.where(mask[:, :, None], x, 0.0)

@@ -9,7 +9,7 @@ from diffusion_jax.models.attention import CrossAttention, SelfAttention
 from diffusion_jax.models.blocks import Changed, ResidualBlock, conv, depth_to_space, double, space_to_depth
 from diffusion_jax.models.embeddings import ConditionVector
 from diffusion_jax.models.normalization import GroupNorm
-from diffusion_jax.types import Cond, Image, LogSnr
+from diffusion_jax.types import Cond, Image, Keys, LogSnr
 
 
 class Stage(nn.Module):
@@ -22,16 +22,15 @@ class Stage(nn.Module):
     dropout: float
     dtype: DTypeLike
     resample: str | None = None
-    deterministic: bool = True
     perturbed: bool = False
     skipped: bool = False
 
     @nn.compact
-    def __call__(self, x, vector, cond):
+    def __call__(self, x, vector, cond, dropout_keys=None):
         residual = ResidualBlock(
             self.features, self.resample, self.dropout, self.dtype, skipped=self.skipped, name="residual"
         )
-        x = residual(x, vector, self.deterministic)
+        x = residual(x, vector, dropout_keys)
         if self.skipped:
             return x
         if self.self_attention:
@@ -45,6 +44,7 @@ class UNet(nn.Module):
     """Down to a small picture with many channels, up again with skips between equals (Ronneberger et al. 2015; ADM).
 
     x_t: (batch, height, width, channel), of about unit variance; log_snr: (batch,); cond: embedded text and its mask.
+    dropout_keys: one for each picture, in training; without them there is no dropout.
     Returns float32 of the shape of x_t, zero at initialization.
 
     channels: width of the finest level; multipliers: one per level, the width there as a multiple of `channels`.
@@ -76,7 +76,7 @@ class UNet(nn.Module):
     skipped: tuple[str, ...] = ()
 
     @nn.compact
-    def __call__(self, x_t: Image, log_snr: LogSnr, cond: Cond, deterministic: bool = True) -> Image:
+    def __call__(self, x_t: Image, log_snr: LogSnr, cond: Cond, dropout_keys: Keys | None = None) -> Image:
         divisor = self.patch * 2 ** (len(self.multipliers) - 1)
         if x_t.shape[1] % divisor or x_t.shape[2] % divisor:
             raise ValueError(
@@ -92,7 +92,7 @@ class UNet(nn.Module):
                 weaker.discard(name)
             return stage_class(
                 features, height in self.self_attention, height in self.cross_attention, self.head_dim,
-                self.dropout, self.dtype, resample, deterministic, name in self.perturbed, name in self.skipped,
+                self.dropout, self.dtype, resample, name in self.perturbed, name in self.skipped,
                 name=name,
             )  # fmt: skip
 
@@ -103,22 +103,22 @@ class UNet(nn.Module):
         for level, multiplier in enumerate(self.multipliers):
             features = multiplier * self.channels
             if level > 0:
-                x = self.change(x, "halve", x.shape[-1], f"down_{level}_halve", vector, deterministic)
+                x = self.change(x, "halve", x.shape[-1], f"down_{level}_halve", vector, dropout_keys)
                 skips.append(x)
             for block in range(self.blocks):
-                x = stage(f"down_{level}_{block}", features, x.shape[1])(x, vector, cond)
+                x = stage(f"down_{level}_{block}", features, x.shape[1])(x, vector, cond, dropout_keys)
                 skips.append(x)
 
-        x = stage("middle_0", x.shape[-1], x.shape[1])(x, vector, cond)
-        x = ResidualBlock(x.shape[-1], None, self.dropout, self.dtype, name="middle_1")(x, vector, deterministic)
+        x = stage("middle_0", x.shape[-1], x.shape[1])(x, vector, cond, dropout_keys)
+        x = ResidualBlock(x.shape[-1], None, self.dropout, self.dtype, name="middle_1")(x, vector, dropout_keys)
 
         for level, multiplier in reversed(list(enumerate(self.multipliers))):
             features = multiplier * self.channels
             for block in range(self.blocks + 1):
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
-                x = stage(f"up_{level}_{block}", features, x.shape[1])(x, vector, cond)
+                x = stage(f"up_{level}_{block}", features, x.shape[1])(x, vector, cond, dropout_keys)
             if level > 0:
-                x = self.change(x, "double", self.doubled_width(level), f"up_{level}_double", vector, deterministic)
+                x = self.change(x, "double", self.doubled_width(level), f"up_{level}_double", vector, dropout_keys)
 
         if weaker:
             raise ValueError(f"no stage to skip, or with self-attention to perturb: {', '.join(sorted(weaker))}")
@@ -130,10 +130,10 @@ class UNet(nn.Module):
         """Channels after the step up from a level: its own in ADM, already those of the finer one in the cheap way."""
         return self.channels * self.multipliers[level if self.resample == "residual" else level - 1]
 
-    def change(self, x: Image, how: str, features: int, name: str, vector, deterministic: bool) -> Changed:
+    def change(self, x: Image, how: str, features: int, name: str, vector, dropout_keys) -> Changed:
         """Half or twice the resolution."""
         if self.resample == "residual":
-            return ResidualBlock(features, how, self.dropout, self.dtype, name=name)(x, vector, deterministic)
+            return ResidualBlock(features, how, self.dropout, self.dtype, name=name)(x, vector, dropout_keys)
         if self.resample != "convolution":
             raise ValueError(f"resample is {self.resample!r}: choose residual or convolution")
         if how == "halve":

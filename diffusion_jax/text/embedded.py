@@ -17,7 +17,7 @@ from diffusion_jax.data.tokenizers import Tokenizer
 from diffusion_jax.files import write_json
 from diffusion_jax.interop import huggingface
 from diffusion_jax.text.record import Text
-from diffusion_jax.types import Cond, Params
+from diffusion_jax.types import Cond, Keys, Params
 
 IDENTITY = "identity.json"
 AT_ONCE = 8  # captions that are embedded when asked for: a last, smaller part is filled up
@@ -48,7 +48,7 @@ def embedded(
         params: Params | None,
         tokens: Float[Array, "batch length dim"],
         mask: Bool[Array, "batch length"],
-        dropout_key: Array | None = None,
+        dropout_keys: Keys | None = None,
     ) -> Cond:
         return Cond(tokens.astype(jnp.float32), mask)
 

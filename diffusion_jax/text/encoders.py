@@ -14,7 +14,7 @@ from diffusion_jax.data.tokenizers import BYT5_VOCAB, Tokenizer, truncated
 from diffusion_jax.interop import huggingface
 from diffusion_jax.text.embedded import embedded
 from diffusion_jax.text.record import Text
-from diffusion_jax.types import Cond, Params
+from diffusion_jax.types import Cond, Keys, Params
 
 
 def jointly_trained(tokenize: Callable, encoder: nn.Module) -> Text:
@@ -28,11 +28,9 @@ def jointly_trained(tokenize: Callable, encoder: nn.Module) -> Text:
         params: Params,
         tokens: Int[Array, "batch length"],
         mask: Bool[Array, "batch length"],
-        dropout_key: Array | None = None,
+        dropout_keys: Keys | None = None,
     ) -> Cond:
-        rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        vectors = encoder.apply({"params": params}, tokens, mask, deterministic=dropout_key is None, rngs=rngs)
-        return Cond(vectors, mask)
+        return Cond(encoder.apply({"params": params}, tokens, mask, dropout_keys), mask)
 
     return Text(tokenize, init, encode, partial(truncated, tokenizer=tokenize))
 

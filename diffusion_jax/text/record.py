@@ -11,8 +11,9 @@ class Text(NamedTuple):
 
     tokenize: captions -> (tokens int32 (captions, length), mask bool of that shape), numpy arrays; tokens are
     embeddings, bfloat16 (captions, length, dim), where the encoder has done its work before.
-    init: key -> parameters, or None where there are none. encode: (parameters, tokens, mask, dropout_key=None) -> Cond;
-    dropout acts where there is a key. The null caption, of pictures without a caption, is the empty one.
+    init: key -> parameters, or None where there are none. encode: (parameters, tokens, mask, dropout_keys=None)
+    -> Cond; dropout acts where there are keys, one a caption. The null caption, of pictures without a caption, is the
+    empty one.
     load: () -> parameters that were trained elsewhere, to begin with instead of init's. describe: writes into a folder
     what, beside parameters, it takes to make this text again. check: raises ValueError where a folder so written tells
     of another text. trained: whether the parameters change in training. truncated: captions -> how many are longer than

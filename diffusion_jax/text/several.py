@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Shaped
 
+from diffusion_jax.diffusion.keys import folded
 from diffusion_jax.text.record import Text
-from diffusion_jax.types import Cond, Params
+from diffusion_jax.types import Cond, Keys, Params
 
 AXES = {"length": 1, "features": 2}
 
@@ -44,14 +45,14 @@ def joined(encoders: Sequence[Text], along: str = "length") -> Text:
         params: Params | None,
         tokens: Shaped[Array, "batch ..."],
         mask: Bool[Array, "batch length"],
-        dropout_key: Array | None = None,
+        dropout_keys: Keys | None = None,
     ) -> Cond:
         if embedded:
             return texts[0].encode(None, tokens, mask)
         ends = np.cumsum(lengths)[:-1].tolist()
         parts = zip(texts, names, jnp.split(tokens, ends, 1), jnp.split(mask, ends, 1), strict=True)
         conds = [
-            each.encode(params[name], *rows, None if dropout_key is None else jax.random.fold_in(dropout_key, number))
+            each.encode(params[name], *rows, None if dropout_keys is None else folded(dropout_keys, number))
             for number, (each, name, *rows) in enumerate(parts)
         ]
         values, masks = zip(*conds, strict=True)

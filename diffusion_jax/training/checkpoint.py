@@ -1,17 +1,13 @@
 """States on disk: written beside the run while it goes on, complete or not there at all.
 
-A checkpoint is the folder checkpoints/<step>/ of a run: Orbax's items `state`, `data` (the data's position) and
-`config`, and the digests of all their files, so that a damaged one is known before it is used.
+A checkpoint is the folder checkpoints/<step>/ of a run: Orbax's items `state`, `data` (the data's position), `config`
+and perhaps `metric`, and the digests of all their files, so that a damaged one is known before it is used. All
+processes of a run write and read their parts of it; process 0 alone makes, renames and deletes folders.
 """
 
 import contextlib
-import fcntl
-import functools
-import hashlib
-import json
-import logging
 import shutil
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,57 +16,78 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from diffusion_jax.training import together
+from diffusion_jax.training.checkpoint_files import (
+    UNFINISHED,
+    check_files,
+    first_line,
+    newest_whole,
+    seal,
+    steps_in,
+    stored_shapes,
+    unreadable,
+)
+from diffusion_jax.training.quiet import quiet_orbax
+from diffusion_jax.training.retention import METRIC, Retention, read_metrics
 from diffusion_jax.training.state import TrainState
-
-LISTING = "files.json"
-UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 
 class Checkpoints(NamedTuple):
-    """The checkpoints of one run, kept in `folder`/<step>/."""
+    """The checkpoints of one run, kept in `folder`/<step>/; metrics are those of them that were judged, by step."""
 
     folder: Path
     manager: ocp.CheckpointManager
+    metrics: dict[int, float]
 
 
-def open_checkpoints(run: Path, keep: int = 2, keep_every: int | None = None) -> Checkpoints:
+def open_checkpoints(
+    run: Path, keep: int = 2, keep_every: int = 0, keep_best: int = 0, patience: int = 600
+) -> Checkpoints:
     """Open the checkpoints of a run folder, whose lock is held, and clear away what a killed process left half-written.
 
-    The newest `keep` stay, and those whose step divides by keep_every.
+    The newest `keep` stay, those whose step divides by keep_every (0: none), and the keep_best of lowest metric.
+    patience: seconds that writing one may take. Where one process of several cannot write its part, the others wait for
+    it that long, and then none of them has a checkpoint more.
     """
     quiet_orbax()
     folder = Path(run).resolve() / "checkpoints"
-    for left in folder.glob(UNFINISHED):
-        shutil.rmtree(left)
+    with together.all_or_none():
+        for left in folder.glob(UNFINISHED) if together.first() else ():
+            shutil.rmtree(left)
 
-    def seal():  # Orbax calls this when all is written, before the folder gets its final name
+    def sealed():  # Orbax calls this in process 0 when all is written, before the folder gets its final name
         for path in folder.glob(UNFINISHED):
-            (path / LISTING).write_text(json.dumps(digests(path), indent=1))
+            seal(path)
 
+    metrics = read_metrics(folder, steps_in(folder))
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
-        keep_period=keep_every,
+        preservation_policy=Retention(keep, keep_every, keep_best, metrics),
         create=True,
-        async_options=ocp.AsyncOptions(post_finalization_callback=seal),
+        async_options=ocp.AsyncOptions(timeout_secs=patience, post_finalization_callback=sealed),
     )
-    return Checkpoints(folder, ocp.CheckpointManager(folder, options=options))
+    return Checkpoints(folder, ocp.CheckpointManager(folder, options=options), metrics)
 
 
-def save(checkpoints: Checkpoints, state: TrainState, data: dict, config: dict) -> None:
+def save(checkpoints: Checkpoints, state: TrainState, data: dict, config: dict, metric: float | None = None) -> None:
     """Write a state, the data's position and the config in the background; nothing if that step is there already.
 
+    metric: what the state is judged by, the lower the better; without one it is never among the best.
     Raises OSError when this one, or the one before, cannot be written; see `finish`.
     """
     step = int(state.step)
-    items = ocp.args.Composite(
+    items = dict(
         state=ocp.args.StandardSave(state._asdict()),
         data=ocp.args.JsonSave(data),
         config=ocp.args.JsonSave(config),
     )
+    if metric is not None:
+        items[METRIC] = ocp.args.JsonSave({"value": float(metric)})
     finish(checkpoints)
-    if step not in steps_in(checkpoints.folder):
+    if not together.number_of_first(step in steps_in(checkpoints.folder)):
+        checkpoints.metrics.pop(step, None)
+        checkpoints.metrics.update({} if metric is None else {step: float(metric)})
         with one_line(checkpoints):
-            checkpoints.manager.save(step, args=items, force=True)
+            checkpoints.manager.save(step, args=ocp.args.Composite(**items), force=True)
 
 
 def finish(checkpoints: Checkpoints) -> None:
@@ -85,22 +102,26 @@ def close(checkpoints: Checkpoints) -> None:
         checkpoints.manager.close()
 
 
-def restore(checkpoints: Checkpoints, like: TrainState) -> tuple[TrainState, dict] | None:
-    """The newest state and the data's position, laid out as `like` (arrays or shapes with shardings), or None.
+def restore(
+    checkpoints: Checkpoints, like: TrainState, say: Callable[[str], None] = print
+) -> tuple[TrainState, dict] | None:
+    """The newest whole state and the data's position, laid out as `like` (arrays or shapes with shardings), or None.
 
-    Raises ValueError for a checkpoint that is damaged, or that is not of this model.
+    like may be laid out otherwise, and on other devices of other processes, than what was saved. A damaged checkpoint
+    is left aside for the one before, in all processes, and `say` told so in a line; see `newest_whole`.
+    Raises ValueError where checkpoints are there and none is whole, or where the newest is not of this model.
     """
-    steps = steps_in(checkpoints.folder)
-    if not steps:
+    step = newest_whole(checkpoints.folder, say)
+    if step is None:
         return None
-    path = checkpoints.folder / str(max(steps))
-    check_files(path)
+    checkpoints.manager.reload()
+    path = checkpoints.folder / str(step)
     items = ocp.args.Composite(state=ocp.args.StandardRestore(like._asdict()), data=ocp.args.JsonRestore())
     with unreadable(path):
         stored = stored_shapes(path)
     check_shapes(stored["params"], like.params, f"checkpoint {path}")
-    with unreadable(path):
-        restored = checkpoints.manager.restore(max(steps), args=items)
+    with unreadable(path, "its files are whole, so it is of another optimizer, or of another version of this package"):
+        restored = checkpoints.manager.restore(step, args=items)
     return TrainState(**restored["state"]), restored["data"]
 
 
@@ -115,23 +136,12 @@ def load_params(run: str | Path) -> tuple[PyTree[np.ndarray], int]:
     if not steps:
         raise FileNotFoundError(f"{run} holds no checkpoint: train it first, or give the folder of another run")
     path = folder / str(max(steps))
-    check_files(path)
-    with unreadable(path), ocp.PyTreeCheckpointer() as reader:
+    with unreadable(path, "delete that folder to use the one before"), ocp.PyTreeCheckpointer() as reader:
+        check_files(path)
         wanted = {"ema_params": jax.tree.map(lambda _: 0, stored_shapes(path)["ema_params"])}
         to_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type="np.ndarray"), wanted)
         items = ocp.args.PyTreeRestore(wanted, restore_args=to_numpy, partial_restore=True)
         return reader.restore(path / "state", args=items)["ema_params"], max(steps)
-
-
-def steps_in(folder: Path) -> list[int]:
-    """The steps of the whole checkpoints in a folder; none where there is no such folder."""
-    return list(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
-
-
-def stored_shapes(path: Path) -> dict:
-    """What a checkpoint's state holds: a tree whose leaves have a shape."""
-    with ocp.PyTreeCheckpointer() as reader:
-        return reader.metadata(path / "state").item_metadata.tree
 
 
 def check_shapes(found: PyTree, expected: PyTree, title: str, wanted_by: str = "its config") -> None:
@@ -151,37 +161,6 @@ def check_shapes(found: PyTree, expected: PyTree, title: str, wanted_by: str = "
         )
 
 
-def digests(path: Path) -> dict[str, str]:
-    """A digest of each file of each item of a checkpoint; Orbax's own notes beside the items still change later."""
-    found = {}
-    for file in sorted(path.glob("*/**/*")):
-        if file.is_file():
-            with open(file, "rb") as content:
-                found[file.relative_to(path).as_posix()] = hashlib.file_digest(content, "blake2b").hexdigest()[:32]
-    return found
-
-
-def check_files(path: Path) -> None:
-    """Raise ValueError, naming a file, unless a checkpoint's files are what was written."""
-    with unreadable(path):
-        if not (path / LISTING).exists():
-            return  # of a version that wrote none
-        written, found = json.loads((path / LISTING).read_text()), digests(path)
-        for name, digest in written.items():
-            if found.get(name) != digest:
-                raise ValueError(f"{name} is {'damaged' if name in found else 'missing'}")
-
-
-@contextlib.contextmanager
-def unreadable(path: Path):
-    """Turns any error into a ValueError of one line that says what to do about a checkpoint that cannot be read."""
-    try:
-        yield
-    except Exception as error:
-        advice = "delete that folder to go on from the one before"
-        raise ValueError(f"checkpoint {path} cannot be read ({first_line(error)}): {advice}") from None
-
-
 @contextlib.contextmanager
 def one_line(checkpoints: Checkpoints):
     """Turns any error into an OSError of one line that says what is left."""
@@ -190,56 +169,3 @@ def one_line(checkpoints: Checkpoints):
     except Exception as error:
         folder = checkpoints.folder
         raise OSError(f"a checkpoint could not be written to {folder}: {first_line(error)}") from None
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in short: the first line of its message, or its type where it has none."""
-    known = ("No space left on device", "File too large", "Disk quota exceeded")  # after many words, in TensorStore's
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return next((words for words in known if words in str(error)), line[:200])
-
-
-@functools.cache
-def quiet_orbax() -> None:
-    """Keep Orbax from the terminal: what goes wrong is raised, and then said in one line, not in hundreds."""
-    logging.getLogger("absl").addFilter(not_of_orbax)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # mourns every array that a full disk had no room for
-    before = sys.unraisablehook
-
-    def hook(unraisable):
-        if str(unraisable.exc_value) != "Event loop is closed":  # from arrays that were still being written
-            before(unraisable)
-
-    sys.unraisablehook = hook
-
-
-def not_of_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname
-
-
-def lock(run: Path):
-    """Hold the run folder until this file is closed or the process ends, however it ends.
-
-    Raises OSError if another process trains there.
-    """
-    file = open(Path(run) / "lock", "w")  # noqa: SIM115  (held open: the kernel drops the lock with the process)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise OSError(f"another process trains in {run}: wait for it, or choose another --workdir") from None
-    return file
-
-
-def read_config(run: Path) -> dict:
-    """The config of a run folder. Raises FileNotFoundError where there is none, ValueError where it is damaged."""
-    path = Path(run) / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{run} is no run folder: it holds no config.json")
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is damaged: it holds no config")
-    return config

@@ -1,12 +1,12 @@
 """The loop around a step: watch it, look at it now and then, leave when asked to."""
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
+from diffusion_jax.training import nonfinite
 from diffusion_jax.training.state import TrainState
 
 
@@ -24,42 +24,54 @@ def train(
     log: Callable[[int, dict], None],
     log_every: int,
     batch_size: int,
-    tick: Callable[[], None] = lambda: None,
-    asked_to_leave: Sequence = (),
+    tick: Callable[[int], None] = lambda step: None,
+    waiting: Callable[[], AbstractContextManager] = nullcontext,
+    skips: int = 0,
+    leave: Callable[[int], bool] = lambda step: False,
 ) -> TrainState:
-    """Step until `steps` updates are done or asked_to_leave is no longer empty; returns the last state.
+    """Step until `steps` updates are done, or leave(updates done so far) says so; returns the last state.
 
-    every: (n, hook) pairs; hook(state) runs after each n-th step, never for n = 0. tick runs after each step.
+    every: (n, hook) pairs; hook(state) runs after each n-th step, never for n = 0. tick(step) runs after each step,
+    and waiting() is the context of every wait for the devices.
     log receives the means over the steps since the last log, images/s, and the share of time spent waiting for data;
     the first step, which compiles, and the hooks are not in that time.
     The metrics of a step are read while the next one runs. Raises Diverged, naming the step, at the first metric that
-    is no number, before any hook sees that state.
+    is no number, before any hook sees that state; and where a step leaves such out (`nonfinite`), after more than
+    `skips` of them in a row.
     """
     step, first = int(state.step), int(state.step) + 1
     window: list[dict] = []
-    pending, waited, begun = None, 0.0, time.perf_counter()
+    pending, waited, begun, skipped = None, 0.0, time.perf_counter(), 0
+
+    def take(at: int, metrics: dict) -> None:
+        nonlocal skipped
+        with waiting():
+            window.append(read(at, metrics))
+        skipped = nonfinite.in_a_row(skipped, window[-1])
+        if skipped > skips:
+            raise Diverged(f"step {at}: the loss or its gradient is not finite, {skipped} times in a row")
 
     def report():
         nonlocal window, waited, begun
         seconds = max(time.perf_counter() - begun, 1e-9)
-        means = {name: float(np.mean([metrics[name] for metrics in window])) for name in window[0]}
+        means = nonfinite.means(window)
         counted = len(window) - (step - len(window) + 1 == first)  # the first step was over when the clock began
         log(step, means | {"images_per_second": counted * batch_size / seconds, "data_wait": waited / seconds})
         window, waited, begun = [], 0.0, time.perf_counter()
 
-    while step < steps and not asked_to_leave:
+    while step < steps and not leave(step):
         before = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - before
         state, metrics = train_step(state, batch)
         step += 1
         if pending is not None:
-            window.append(read(step - 1, pending))
+            take(step - 1, pending)
         pending = metrics
         due = [hook for n, hook in every if n and step % n == 0]
         to_log = step % log_every == 0 or step == steps
         if due or to_log or step == first:
-            window.append(read(step, pending))
+            take(step, pending)
             pending = None
         if step == first:
             waited, begun = 0.0, time.perf_counter()
@@ -69,9 +81,9 @@ def train(
         for hook in due:
             hook(state)
         begun += time.perf_counter() - paused
-        tick()
+        tick(step)
     if pending is not None:
-        window.append(read(step, pending))
+        take(step, pending)
     if window:
         report()
     return state
@@ -84,21 +96,3 @@ def read(step: int, metrics: dict) -> dict[str, float]:
     if bad:
         raise Diverged(f"step {step}: {', '.join(bad)} {'is' if len(bad) == 1 else 'are'} not finite")
     return values
-
-
-@contextmanager
-def leaving_politely():
-    """Within it, SIGTERM and the first Ctrl-C only go to the yielded list; a second Ctrl-C interrupts as usual."""
-    received: list[int] = []
-
-    def notice(number, _):
-        if number == signal.SIGINT and number in received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {number: signal.signal(number, notice) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

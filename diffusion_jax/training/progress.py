@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from diffusion_jax.training import together
+
 
 class Progress(NamedTuple):
     """tick: () after each step. note: (step, loss, images_per_second). say: (line) beside the bar. close: ()."""
@@ -19,7 +21,7 @@ class Progress(NamedTuple):
 
 def progress(total: int, done: int, batch_size: int) -> Progress:
     """For `done` of `total` steps; the time to go is in both forms."""
-    on_terminal = sys.stderr.isatty()
+    on_terminal = sys.stderr.isatty() and together.first()
     bar = tqdm(total=total, initial=done, unit="step", smoothing=0.02, disable=not on_terminal, dynamic_ncols=True)
 
     def note(step: int, loss: float, images_per_second: float) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags, logging
 
-from diffusion_jax import build, drawing, run, trained
+from diffusion_jax import build, drawing, trained, watching
 from diffusion_jax.data import examples, pipeline
 from diffusion_jax.evaluation import images
 from diffusion_jax.files import write_json
@@ -115,7 +115,7 @@ def main(folders: list[str]) -> None:
     for folder in folders[1:]:
         model = trained.load(folder)
         sets = sets_of(model, DATA_DIR.value)
-        record = run.make_validation(model.experiment, sets, ROUNDS, model.config.batch_size)(model.params)
+        record = watching.make_validation(model.experiment, sets, ROUNDS, model.config.batch_size)(model.params)
         rows.append({"run": folder} | {name: float(value) for name, value in record.items() if np.ndim(value) == 0})
         for title in sets:
             gap, spread = record[f"{title}/gap"], record[f"{title}/gap_standard_error"]

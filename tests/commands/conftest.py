@@ -6,11 +6,9 @@ import shutil
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
-from jax.sharding import Mesh
 
-from diffusion_jax import build, drawing, run
+from diffusion_jax import build, drawing, placement
 from diffusion_jax import config as entries
 from diffusion_jax.__main__ import main
 from diffusion_jax.training import parallel
@@ -72,34 +70,37 @@ def counted(config, data_dir=None):
     return made._replace(loss=lambda *arguments: (TRACES.append(learned(config)), made.loss(*arguments))[1])
 
 
-def guarded(train_step, mesh):
+def guarded(train_step, mesh, shardings):
     """The compiled step, in which nothing may go between host and device unasked."""
-    compiled = data_parallel(train_step, mesh)
+    compiled = jit_parallel(train_step, mesh, shardings)
 
     def call(*arguments):
         with jax.transfer_guard("disallow"):
             return compiled(*arguments)
 
-    call.lower = compiled.lower
+    call.lower, call.trace = compiled.lower, compiled.trace
     return call
 
 
-build_build, data_parallel = build.build, parallel.data_parallel
+build_build, jit_parallel = build.build, parallel.jit_parallel
 
 
 @pytest.fixture(scope="session")
 def one_device():
     """A function of a monkeypatch: runs are on one device, and what one run compiled the next of its config uses."""
-    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+    one = parallel.device_mesh(devices=jax.devices()[:1])
     replaced = [
-        (parallel, "data_mesh", lambda: mesh),
-        (parallel, "data_parallel", guarded),
+        (parallel, "device_mesh", lambda **_: one),
+        (parallel, "jit_parallel", guarded),
         (build, "build", kept(counted, learned)),
-        (run, "make_step", kept(run.make_step, lambda config, *_: learned(config))),
+        (placement, "make_step", kept(placement.make_step, lambda config, *_: learned(config))),
         (
             drawing,
             "make_drawing",
-            kept(drawing.make_drawing, lambda experiment, sampling, chunk=16: (id(experiment), str(sampling), chunk)),
+            kept(
+                drawing.make_drawing,
+                lambda experiment, sampling, chunk=16, mesh=None: (id(experiment), str(sampling), chunk),
+            ),
         ),
     ]
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax import build, drawing, pretrained, run, trained
+from diffusion_jax import build, drawing, placement, pretrained, trained
 from diffusion_jax.__main__ import main
 from diffusion_jax.data import tokenizers
 from diffusion_jax.interop import t5_layout
@@ -18,7 +18,7 @@ from diffusion_jax.interop.huggingface import TextEncoder, load_text_encoder, sa
 from diffusion_jax.interop.lora_file import load_lora
 from diffusion_jax.interop.safetensors_file import load_params
 from diffusion_jax.models.t5 import T5Encoder
-from diffusion_jax.training import checkpoint
+from diffusion_jax.training import checkpoint, parallel
 from tests.commands.test_train import state_of
 
 BOTH = "text_encoder/.*/q/|denoiser/.*cross_attention/"
@@ -138,9 +138,10 @@ def test_all_begins_where_the_averaged_parameters_were(config, old):
     """Also in the average itself, and in place of a text encoder that would be loaded; the optimizer is a new one."""
     experiment = build.build(config)
     experiment = experiment._replace(text=experiment.text._replace(load=lambda: pytest.fail("loaded")))
-    drawn = run.initial_state(experiment, jax.random.key(0))
+    drawn = placement.initial_state(experiment, jax.random.key(0))
     begun = trained.beginning(str(old), drawn.params)
-    state = run.first_state(experiment, jax.random.key(0), begun)
+    where = placement.placed(experiment, parallel.device_mesh(devices=jax.devices()[:1]))
+    state = placement.first_state(experiment, where, 0, begun)
     expected = checkpoint.load_params(old)[0]
     chex.assert_trees_all_equal(state.params, expected)
     chex.assert_trees_all_equal(state.ema_params, expected)

@@ -12,7 +12,7 @@ from diffusion_jax import trained
 from diffusion_jax.data import tokenizers
 from diffusion_jax.interop.huggingface import TextEncoder, load_text_encoder, save_text_encoder
 from diffusion_jax.models.t5 import T5Encoder
-from diffusion_jax.run import initial_state
+from diffusion_jax.placement import initial_state
 from diffusion_jax.training import checkpoint
 
 

@@ -3,23 +3,22 @@
 import gc
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import chex
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from jax.sharding import Mesh
 from PIL import Image
 
-from diffusion_jax import run
-from diffusion_jax.training import checkpoint, parallel
+from diffusion_jax import agreement, placement
+from diffusion_jax.training import checkpoint_files, parallel
 from diffusion_jax.training.metrics import read_metrics
 
 QUICK = ("--config.train.validate_every=0", "--config.train.sample_every=0")
@@ -27,10 +26,10 @@ QUICK = ("--config.train.validate_every=0", "--config.train.sample_every=0")
 
 def state_of(workdir):
     """All numbers of the newest checkpoint, and its step."""
-    step = max(checkpoint.steps_in(workdir / "checkpoints"))
+    step = max(checkpoint_files.steps_in(workdir / "checkpoints"))
     path = workdir / "checkpoints" / str(step)
     with ocp.PyTreeCheckpointer() as reader:
-        tree = checkpoint.stored_shapes(path)
+        tree = checkpoint_files.stored_shapes(path)
         to_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type="np.ndarray"), tree)
         return step, reader.restore(path / "state", restore_args=to_numpy)
 
@@ -47,9 +46,10 @@ def train(command, mini):
 def test_what_a_run_folder_holds(trained_once):
     names = {path.name for path in trained_once.iterdir()}
     assert names == {
-        "config.json", "versions.json", "metrics.jsonl", "tensorboard", "samples", "curves.png", "checkpoints", "lock"
+        "config.json", "versions.json", "metrics.jsonl", "tensorboard", "samples", "curves.png", "checkpoints",
+        "heartbeat", "lock",
     }  # fmt: skip
-    assert sorted(checkpoint.steps_in(trained_once / "checkpoints")) == [6, 8]
+    assert sorted(checkpoint_files.steps_in(trained_once / "checkpoints")) == [6, 8]
     assert [path.name for path in sorted((trained_once / "samples").iterdir())] == [
         "step_0000005.png",
         "step_0000008.png",
@@ -137,14 +137,14 @@ def test_killed_at_several_moments_ends_with_the_same_parameters(train, mini, tm
     assert train(never, *words)[0] == 0
 
     def unfinished():
-        return list((killed / "checkpoints").glob(checkpoint.UNFINISHED))
+        return list((killed / "checkpoints").glob(checkpoint_files.UNFINISHED))
 
     with launched(mini, killed, alone, *words) as process:
         until(lambda: last_logged(killed) >= 2, process)
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=900)
         assert (process.returncode, err) == (143, "")
-    left_at = max(checkpoint.steps_in(killed / "checkpoints"))
+    left_at = max(checkpoint_files.steps_in(killed / "checkpoints"))
     assert out.endswith(f"left at step {left_at}, as asked; the same command goes on from there\n")
 
     with launched(mini, killed, alone, *words) as process:
@@ -156,11 +156,13 @@ def test_killed_at_several_moments_ends_with_the_same_parameters(train, mini, tm
         until(lambda: last_logged(killed) >= left_at + 3, process)
         time.sleep(0.05)
         process.kill()
-    assert max(checkpoint.steps_in(killed / "checkpoints")) < 24
+    assert max(checkpoint_files.steps_in(killed / "checkpoints")) < 24
 
     with launched(mini, killed, alone, *words) as process:
-        until(lambda: last_logged(killed) >= left_at + 5, process)
+        until(lambda: f" {process.pid} " in Path("/proc/locks").read_text(), process)
+        process.send_signal(signal.SIGSTOP)  # so that it has not ended when the other one knocks
         code, _, line = train(killed, *words)
+        process.send_signal(signal.SIGCONT)
         assert code == 1
         assert line == f"error: another process trains in {killed}: wait for it, or choose another --workdir\n"
         _, err = process.communicate(timeout=900)
@@ -172,9 +174,9 @@ def test_killed_at_several_moments_ends_with_the_same_parameters(train, mini, tm
 
 
 def test_more_devices_learn_the_same(train, trained_once, tmp_path, monkeypatch):
-    two = Mesh(np.array(jax.devices()[:2]), ("data",))
-    monkeypatch.setattr(parallel, "data_mesh", lambda: two)
-    monkeypatch.setattr(run, "make_step", run_make_step)
+    two = device_mesh(devices=jax.devices()[:2])
+    monkeypatch.setattr(parallel, "device_mesh", lambda **_: two)
+    monkeypatch.setattr(placement, "make_step", make_step)
     assert train(tmp_path, *QUICK, "--config.train.steps=4", "--config.train.save_every=0")[0] == 0
     here, there = (read_metrics(folder / "metrics.jsonl") for folder in (tmp_path, trained_once))
     for one, other in zip(here, there[:2], strict=True):
@@ -182,7 +184,7 @@ def test_more_devices_learn_the_same(train, trained_once, tmp_path, monkeypatch)
             assert one[name] == pytest.approx(other[name], rel=1e-4)
 
 
-run_make_step = run.make_step  # the real one, before fixtures keep what it compiled
+make_step, device_mesh = placement.make_step, parallel.device_mesh  # the real ones, before fixtures replace them
 
 
 # orbax drops the writes that it had planned, and Python says so when it finds them
@@ -202,7 +204,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(train, trained, file_size_lim
 
 
 def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(train, tmp_path, monkeypatch):
-    real = run.make_step
+    real = placement.make_step
 
     def spoiled(*arguments):
         take = real(*arguments)
@@ -213,7 +215,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(train, tmp_pa
 
         return step
 
-    monkeypatch.setattr(run, "make_step", spoiled)
+    monkeypatch.setattr(placement, "make_step", spoiled)
     code, _, err = train(tmp_path, *QUICK, "--config.train.save_every=1")
     names = "eps_error, gradient_norm, loss, parameter_norm"
     assert code == 1
@@ -221,7 +223,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(train, tmp_pa
         f"error: training diverged at step 3: {names} are not finite; "
         f"the last good checkpoint is step 2, in {tmp_path}\n"
     )
-    assert sorted(checkpoint.steps_in(tmp_path / "checkpoints")) == [1, 2]
+    assert sorted(checkpoint_files.steps_in(tmp_path / "checkpoints")) == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -237,8 +239,20 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(train, tmp_pa
 )
 def test_a_folder_of_another_config_is_refused(train, trained, words, differs):
     code, _, err = train(trained, *words)
-    assert (code, err) == (1, f"error: {trained} has another config ({differs}): choose another --workdir\n")
+    advice = "choose another --workdir, or go on with --allow_changed"
+    assert (code, err) == (1, f"error: {trained} has another config ({differs}): {advice}\n")
     assert json.loads((trained / "config.json").read_text())["seed"] == 0
+
+
+def test_another_config_that_is_allowed_is_a_diff_on_the_screen(train, trained):
+    words = ("--config.optimizer.learning_rate=0.5", "--config.ema_decay=0.9", "--config.train.steps=9", *QUICK)
+    assert train(trained, *words)[0] == 1
+    code, out, _ = train(trained, *words, "--allow_changed")
+    assert code == 0
+    lines = ["changed: ema_decay: 0.999 -> 0.9", "changed: optimizer.learning_rate: 0.03 -> 0.5"]
+    assert out.splitlines()[:3] == [*lines, f"going on from step 8 in {trained}"]
+    assert json.loads((trained / "config.json").read_text())["optimizer"]["learning_rate"] == 0.5
+    assert train(trained, *words)[0] == 0  # it is its own config from now on
 
 
 def test_what_does_not_change_the_learning_may_change(train, trained):
@@ -261,20 +275,21 @@ def test_what_the_loader_does_to_pictures_may_not(trained_once, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(old))
     changed = ConfigDict(old | {"loader": old["loader"] | {"fit": "pad"}})
     with pytest.raises(ValueError, match=r"has another config \(loader.fit: None -> pad\)"):
-        run.agree_on_config(tmp_path, changed)
+        agreement.agree_on_config(tmp_path, changed)
 
 
-def test_a_damaged_checkpoint_is_one_line_and_the_one_before_goes_on(train, trained, trained_once):
+def test_a_damaged_checkpoint_is_left_aside_and_the_one_before_goes_on(train, trained, trained_once):
     newest = trained / "checkpoints" / "8"
     largest = max((p for p in (newest / "state").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-100])
-    code, _, err = train(trained, *QUICK)
-    assert code == 1
-    assert err.startswith(f"error: checkpoint {newest} cannot be read (state/")
-    assert err.endswith("is damaged): delete that folder to go on from the one before\n")
-    assert err.count("\n") == 1
-    shutil.rmtree(newest)
-    assert train(trained, *QUICK)[0] == 0
+    code, out, err = train(trained, *QUICK)
+    assert (code, err) == (0, "")
+    name = largest.relative_to(newest)
+    assert out.startswith(
+        f"checkpoint {newest} cannot be read ({name} is damaged): going on from step 6, and that one is now 8.damaged\n"
+        f"going on from step 6 in {trained}\n"
+    )
+    assert (trained / "checkpoints" / "8.damaged").is_dir()
     chex.assert_trees_all_equal(state_of(trained), state_of(trained_once))
 
 
@@ -310,6 +325,13 @@ def test_the_checkpoint_of_another_model_is_one_line(train, trained, tmp_path):
         (["--config.sampling.sigma_min=100."], 1, "must be positive and below"),
         (["--config.train.log_every=0"], 1, "config.train.log_every is 0: it must be at least 1"),
         (["--config.train.save_every=-1"], 1, "config.train.save_every is -1: it must be at least 0"),
+        (["--config.train.skip_nonfinite=-1"], 1, "config.train.skip_nonfinite is -1: it must be at least 0"),
+        (["--config.microbatch=3"], 1, "config.microbatch=3 has to divide batch_size=8"),
+        (["--config.microbatch=-8"], 1, "config.microbatch=-8 has to divide batch_size=8"),
+        (["--config.parallel.name=pmapp"], 1, "config.parallel.name is 'pmapp': it is jit or pmap"),
+        (["--config.parallel.mesh.dat=2"], 2, "no entry dat: did you mean data?"),
+        (["--config.learned_schedule=8", "--config.microbatch=4"], 1, "the scatter of a batch's losses is no mean"),
+        (["--profile=5:3"], 1, "--profile=5:3: give a number of steps"),
         (["--config.data.size=4"], 1, "shapes needs size >= 16"),
         (["--config.resolution=18"], 1, "a picture of 18x18 pixels does not divide by 4"),
         (["--config.tokenizer.max_length=1"], 1, "max_length is 1"),
@@ -326,7 +348,7 @@ def test_bad_settings_are_one_line(train, tmp_path, words, code, line):
 
 
 def test_a_batch_that_does_not_divide_among_the_devices(train, tmp_path, monkeypatch):
-    monkeypatch.setattr(parallel, "data_mesh", lambda: Mesh(np.array(jax.devices()), ("data",)))
+    monkeypatch.setattr(parallel, "device_mesh", device_mesh)
     code, _, err = train(tmp_path / "run", "--config.batch_size=12")
     assert (code, err) == (1, "error: batch_size=12 does not divide among 8 devices: use a multiple of 8\n")
 

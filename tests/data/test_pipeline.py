@@ -69,7 +69,7 @@ def test_seeds_differ_and_repeat():
 @pytest.mark.parametrize("processes", [2, 4, 8])
 def test_processes_read_the_rows_of_the_same_global_batch(processes):
     whole = take(made(), 6)
-    parts = [take(made(process_index=p, process_count=processes), 6) for p in range(processes)]
+    parts = [take(made(rows=rows), 6) for rows in np.split(np.arange(8), processes)]
     for step, batch in enumerate(whole):
         for name, value in batch.items():
             assert (np.concatenate([part[step][name] for part in parts]) == value).all()
@@ -119,7 +119,7 @@ def test_a_saved_position_goes_on_where_it_was(threads, stop):
 
 
 def test_a_position_is_good_for_any_number_of_processes():
-    whole, half = made(), made(process_index=1, process_count=2)
+    whole, half = made(), made(rows=range(4, 8))
     take(whole, 3)
     half.set_state(whole.get_state())
     assert (next(half)["image"] == next(whole)["image"][4:]).all()
@@ -188,8 +188,8 @@ def test_an_error_in_a_thread_reaches_the_caller():
     [
         (dict(count=0), "no examples"),
         (dict(batch_size=0), "batch_size 0"),
-        (dict(batch_size=8, process_count=3), "batch_size 8 must be a positive multiple of the 3 processes"),
-        (dict(process_index=2, process_count=2), "process_index is 2 of 2"),
+        (dict(rows=[]), "does not have the 0 rows"),
+        (dict(rows=[8]), "batch_size 8 does not have the 1 rows"),
         (dict(seed=-1), "seed is -1"),
         (dict(workers=-1), "cannot be negative"),
         (dict(main_caption=1.5), r"main_caption is in \[0, 1\]"),
@@ -220,3 +220,21 @@ def test_fixed_takes_all_when_there_are_fewer():
     for count, length in ((0, 5), (3, 0)):
         with pytest.raises(ValueError, match=f"Cannot take {count} examples of a source of {length}"):
             fixed(Indexed(length, example), resolution=4, tokenizer=byt5(8), count=count)
+
+
+def test_however_it_is_stopped_and_shared_every_example_comes_once_in_an_epoch():
+    """Three epochs of 20 examples in batches of 4, by one process, by four, by two, and by one again, with stops."""
+    seen_by, position = [], {"next_batch": 0, "seed": 1, "batch_size": 4, "examples": 20}
+    for processes, count in ((1, 4), (4, 3), (2, 5), (1, 3)):
+        parts = [made(batch_size=4, rows=rows) for rows in np.split(np.arange(4), processes)]
+        for part in parts:
+            part.set_state(position)
+        for _ in range(count):
+            seen_by += [caption for part in parts for caption in seen(next(part))]
+        position = parts[0].get_state()
+        for part in parts:
+            next(part)  # read, but not saved: it comes again
+            part.close()
+    assert position["next_batch"] == 15
+    for epoch in np.split(np.array([caption[:3] for caption in seen_by]), 3):
+        assert len(set(epoch)) == 20

@@ -121,10 +121,10 @@ def test_bfloat16_stays_near_float32_and_so_do_its_gradients():
         assert 1e-4 < error < 3e-2  # below: it did not compute in bfloat16 at all
 
 
-def test_dropout_draws_from_its_key_and_only_in_training():
+def test_dropout_draws_from_its_keys_and_only_in_training():
     params, (tokens, mask) = parameters(), batch(9, 4)
     model = BertEncoder(**SMALL, dropout=0.5)
-    train = jax.jit(lambda key: model.apply(params, tokens, mask, False, rngs={"dropout": key}))
+    train = jax.jit(lambda key: model.apply(params, tokens, mask, jax.random.split(key)))
     first, again, other = (train(jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.1

@@ -108,7 +108,7 @@ def test_where_it_cannot_be_had_or_does_not_pay(chosen, shape, size, dtype):
 
 
 def test_on_several_devices_each_convolves_its_own_pictures(chosen):
-    mesh = parallel.data_mesh()
+    mesh = parallel.device_mesh()
     x, kernel = drawn((16, 8, 8, 64), (3, 3, 64, 64))
     split = jax.NamedSharding(mesh, PartitionSpec("data"))
 

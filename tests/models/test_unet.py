@@ -87,7 +87,7 @@ def test_examples_do_not_see_each_other():
 def test_dropout_acts_in_training_only():
     block, args = ResidualBlock(8, dropout=0.5), (jnp.ones((2, 4, 4, 8)), jnp.ones((2, 6)))
     params = drawn_params(block, *args)
-    train = jax.jit(lambda key: block.apply(params, *args, deterministic=False, rngs={"dropout": key}))
+    train = jax.jit(lambda key: block.apply(params, *args, jax.random.split(key)))
     assert jnp.abs(train(jax.random.key(0)) - train(jax.random.key(1))).max() > 1e-3
     np.testing.assert_array_equal(train(jax.random.key(0)), train(jax.random.key(0)))
     plain = ResidualBlock(8).apply(params, *args)

@@ -10,8 +10,9 @@ from diffusion_jax.diffusion import keys as random_keys
 from diffusion_jax.training import state, step
 
 
-def toy_loss(params, batch, keys):
+def toy_loss(params, batch, keys, rows=None):
     """Guess a noisy picture's noise from the picture, the level from nothing, and report what was drawn."""
+    keys = keys if rows is None else keys[rows]
     x_0 = batch["image"].astype(jnp.float32) / 127.5 - 1
     eps = random_keys.normal(random_keys.for_purpose(keys, "noise"), x_0.shape[1:])
     guess = jnp.tanh((x_0 + eps) * params["scale"] + params["bias"])

@@ -1,10 +1,8 @@
 """What is on the disk after a kill, a full disk, a bad sector or somebody else's files; and that loading is exact."""
 
 import json
-import logging
+import re
 import shutil
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import chex
@@ -13,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.training import checkpoint, parallel, state
+from diffusion_jax.training import checkpoint, checkpoint_files, parallel, state
 
 
 @contextmanager
@@ -51,9 +49,9 @@ def a_state(step, size=64, seed=0):
     )
 
 
-def save(checkpoints, step, **settings):
+def save(checkpoints, step, metric=None, **settings):
     made = a_state(step, **settings)
-    checkpoint.save(checkpoints, made, {"next_batch": step}, {"seed": 7})
+    checkpoint.save(checkpoints, made, {"next_batch": step}, {"seed": 7}, metric)
     return made
 
 
@@ -68,9 +66,9 @@ def test_the_newest_comes_back_bit_for_bit(written):
 
 def test_a_state_of_one_device_goes_on_on_eight(written):
     run, states = written
-    mesh = parallel.data_mesh()
+    mesh = parallel.device_mesh()
     with opened(run) as checkpoints:
-        like = parallel.replicated_shapes(jax.eval_shape(a_state, 0), mesh)
+        like = parallel.shapes_as(jax.eval_shape(a_state, 0), parallel.everywhere(mesh))
         restored, _ = checkpoint.restore(checkpoints, like)
     assert len(restored.params["denoiser"]["bias"].sharding.device_set) == 8
     chex.assert_trees_all_equal(jax.device_get(restored), jax.device_get(states[1]))
@@ -98,10 +96,13 @@ def test_a_moved_run_is_as_good(copied):
 
 def test_what_is_saved_is_the_state_of_that_moment_even_if_its_memory_is_used_again(tmp_path, toy):
     """The next step overwrites the donated buffers while the checkpoint is still being written."""
-    mesh = parallel.data_mesh()
-    update = parallel.data_parallel(lambda s, batch, key: (jax.tree.map(lambda x: x + 1, s), {}), mesh)
+    mesh = parallel.device_mesh()
+    update = parallel.jit_parallel(
+        lambda s, batch, key: (jax.tree.map(lambda x: x + 1, s), {}), mesh, parallel.everywhere(mesh)
+    )
     now = parallel.replicate(a_state(0, size=1 << 18), mesh)
-    rows, key = parallel.split_batch({"x": np.zeros(8, np.float32)}, mesh), parallel.replicate(jax.random.key(0), mesh)
+    rows = parallel.split_batch({"x": np.zeros(8, np.float32)}, mesh, 8)
+    key = parallel.replicate(jax.random.key(0), mesh)
     with opened(tmp_path) as checkpoints:
         now, _ = update(now, rows, key)
         kept = jax.tree.map(lambda x: np.array(x, copy=True), now)
@@ -114,13 +115,23 @@ def test_what_is_saved_is_the_state_of_that_moment_even_if_its_memory_is_used_ag
     chex.assert_trees_all_equal(jax.device_get(restored), kept)
 
 
-@pytest.mark.parametrize(("settings", "left"), [(dict(keep=1), [5]), (dict(keep=2, keep_every=2), [2, 4, 5])])
+@pytest.mark.parametrize(
+    ("settings", "left"),
+    [
+        (dict(keep=1), [6]),
+        (dict(keep=2, keep_every=2), [2, 4, 5, 6]),
+        (dict(keep=1, keep_best=2), [1, 3, 6]),
+        (dict(keep=1, keep_every=5, keep_best=1), [1, 5, 6]),
+    ],
+)
 def test_kept_by_policy(tmp_path, settings, left):
-    with opened(tmp_path, **settings) as checkpoints:
-        for step in range(1, 6):
-            save(checkpoints, step)
-        checkpoint.finish(checkpoints)
-    assert sorted(checkpoint.steps_in(tmp_path / "checkpoints")) == left
+    """Opened anew after each, as by a run that is killed at every step: what was judged is remembered."""
+    metrics = {1: 0.1, 2: 0.9, 3: 0.2, 4: float("nan"), 6: 0.8}
+    for step in range(1, 7):
+        with opened(tmp_path, **settings) as checkpoints:
+            save(checkpoints, step, metric=metrics.get(step))
+            checkpoint.finish(checkpoints)
+    assert sorted(checkpoint_files.steps_in(tmp_path / "checkpoints")) == left
 
 
 def test_saving_a_step_twice_keeps_the_first(tmp_path):
@@ -189,20 +200,76 @@ DAMAGES = (
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_a_damaged_checkpoint_is_one_line_and_the_one_before_is_still_good(copied, capfd, caplog, how):
+def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(copied, capfd, caplog, how):
     run, states = copied
-    damage(run / "checkpoints" / "2", how)
-    expected = r"^checkpoint \S+/2 cannot be read \(.+\): delete that folder to go on from the one before$"
+    folder = run / "checkpoints"
+    damage(folder / "2", how)
+    line = rf"checkpoint {folder}/2 cannot be read \(.+\): "
+    with pytest.raises(ValueError, match=f"^{line}delete that folder to use the one before$") as loading:
+        checkpoint.load_params(run)
+    assert "\n" not in str(loading.value)
+    said = []
     with opened(run) as checkpoints:
-        with pytest.raises(ValueError, match=expected) as restoring:
-            checkpoint.restore(checkpoints, a_state(0))
-        with pytest.raises(ValueError, match=expected) as loading:
-            checkpoint.load_params(run)
-    assert "\n" not in str(restoring.value) + str(loading.value)
+        restored, data = checkpoint.restore(checkpoints, a_state(0), said.append)
+        chex.assert_trees_all_equal(restored, states[0])
+        assert data == {"next_batch": 1}
+        (told,) = said
+        assert re.fullmatch(f"{line}going on from step 1, and that one is now 2.damaged", told)
+        again = save(checkpoints, 2, seed=5)  # comes once more as training goes on
+        checkpoint.finish(checkpoints)
+        chex.assert_trees_all_equal(checkpoint.restore(checkpoints, a_state(0), said.append)[0], again)
     assert capfd.readouterr().err == ""
-    shutil.rmtree(run / "checkpoints" / "2")
-    with opened(run) as checkpoints:
-        chex.assert_trees_all_equal(checkpoint.restore(checkpoints, a_state(0))[0], states[0])
+    assert len(said) == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2", "2.damaged"]
+
+
+def test_several_damaged_ones_are_left_aside_and_never_deleted(tmp_path):
+    folder, said = tmp_path / "checkpoints", []
+    with opened(tmp_path, keep=3) as checkpoints:
+        states = [save(checkpoints, step) for step in (1, 2, 3)]
+        checkpoint.finish(checkpoints)
+        for _ in range(2):
+            damage(folder / "2", "truncated")
+            damage(folder / "3", "a flipped bit")
+            chex.assert_trees_all_equal(checkpoint.restore(checkpoints, a_state(0), said.append)[0], states[0])
+            for step in (2, 3):
+                save(checkpoints, step)
+            checkpoint.finish(checkpoints)
+        for step in range(4, 8):
+            save(checkpoints, step)
+        checkpoint.finish(checkpoints)
+    assert [re.search(r"checkpoints/(\d) .* step 1, and that one is now (\S+)$", line).groups() for line in said] == [
+        ("3", "3.damaged"),
+        ("2", "2.damaged"),
+        ("3", "3.damaged-2"),
+        ("2", "2.damaged-2"),
+    ]
+    aside = [f"{step}.damaged{again}" for step in (2, 3) for again in ("", "-2")]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(["5", "6", "7", *aside])
+
+
+def test_none_is_whole(copied):
+    run, _ = copied
+    for step in ("1", "2"):
+        damage(run / "checkpoints" / step, "truncated")
+    line = (
+        rf"^checkpoint \S+/2 cannot be read \(state/\S+ is damaged\): no checkpoint in {run}/checkpoints is whole, so "
+    )
+    with opened(run) as checkpoints, pytest.raises(ValueError, match=line) as raised:
+        checkpoint.restore(checkpoints, a_state(0))
+    assert "\n" not in str(raised.value)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["1", "2"]
+
+
+def test_a_damaged_metric_is_a_damaged_checkpoint(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        first = save(checkpoints, 1, metric=0.5)
+        save(checkpoints, 2, metric=0.25)
+        checkpoint.finish(checkpoints)
+    (tmp_path / "checkpoints" / "2" / "metric" / "metadata").write_text('{"val')
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.metrics == {1: 0.5}
+        chex.assert_trees_all_equal(checkpoint.restore(checkpoints, a_state(0), lambda line: None)[0], first)
 
 
 def test_a_checkpoint_without_a_listing_is_read_unchecked(copied):
@@ -220,8 +287,11 @@ def test_a_checkpoint_of_another_model(written):
         grown = a_state(0)._replace(params={"denoiser": a_state(0).params["denoiser"] | {"more": jnp.ones(2)}})
         with pytest.raises(ValueError, match=r"first denoiser/more, which is missing and should be \(2,\)"):
             checkpoint.restore(checkpoints, grown)
-        with pytest.raises(ValueError, match="cannot be read"):  # the same parameters, of another optimizer
+        with pytest.raises(
+            ValueError, match=r"cannot be read \(.*\): its files are whole, so it is of another optimizer"
+        ):
             checkpoint.restore(checkpoints, a_state(0)._replace(opt_state=()))
+    assert sorted(checkpoint_files.steps_in(run / "checkpoints")) == [1, 2]
 
 
 def test_a_full_disk_is_one_line_and_the_one_before_is_still_good(tmp_path, capfd, file_size_limit):
@@ -246,50 +316,3 @@ def test_a_full_disk_shows_at_the_next_save_too(tmp_path, file_size_limit):
         save(checkpoints, 1, size=10_000)
         with pytest.raises(OSError, match="a checkpoint could not be written"):
             save(checkpoints, 2, size=10_000)
-
-
-def test_orbax_is_quiet_and_others_are_not(tmp_path, caplog):
-    checkpoint.quiet_orbax()
-    absl = logging.getLogger("absl")
-    assert absl.filters.count(checkpoint.not_of_orbax) == 1
-    with opened(tmp_path) as checkpoints:
-        save(checkpoints, 1)
-        save(checkpoints, 2)
-    absl.warning("3 of 7 pictures have no caption")
-    assert [record.getMessage() for record in caplog.records if record.name == "absl"] == [
-        "3 of 7 pictures have no caption"
-    ]
-
-
-def test_one_trainer_for_each_folder(tmp_path):
-    line = f"another process trains in {tmp_path}: wait for it, or choose another --workdir"
-    with checkpoint.lock(tmp_path), pytest.raises(OSError, match=line):
-        checkpoint.lock(tmp_path)
-    checkpoint.lock(tmp_path).close()
-
-
-HOLD = (
-    "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
-)
-
-
-def test_the_lock_goes_with_a_killed_process(tmp_path):
-    command = [sys.executable, "-c", HOLD, str(tmp_path / "lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(OSError, match="another process trains"):
-            checkpoint.lock(tmp_path)
-        holder.kill()
-    checkpoint.lock(tmp_path).close()
-
-
-@pytest.mark.parametrize(("text", "error"), [("{", "is damaged"), ("[1]", "holds no config"), ("\xff", "is damaged")])
-def test_a_damaged_config(tmp_path, text, error):
-    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match=error):
-        checkpoint.read_config(tmp_path)
-
-
-def test_no_config(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no run folder: it holds no config"):
-        checkpoint.read_config(tmp_path)

@@ -1,6 +1,5 @@
 """The loop: when hooks run, what is logged, how it leaves, and that a state gone bad is shown to nobody."""
 
-import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,9 +38,9 @@ def run(steps=10, start=0, every=(), log_every=4, loss=lambda step: float(step),
 
 def test_steps_until_the_end_and_logs_means():
     ticks = []
-    last, logged = run(steps=10, tick=lambda: ticks.append(1))
+    last, logged = run(steps=10, tick=ticks.append)
     assert last.step == 10
-    assert len(ticks) == 10
+    assert ticks == list(range(1, 11))
     assert [(step, values["loss"]) for step, values in logged] == [(4, 2.5), (8, 6.5), (10, 9.5)]
     assert all(set(values) == {"loss", "images_per_second", "data_wait"} for _, values in logged)
 
@@ -121,31 +120,10 @@ def test_waiting_for_data_is_measured(clock):
     assert logged == pytest.approx([0.75, 0.75])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_noticed_after_the_step_and_what_was_measured_is_logged(number):
-    before = signal.getsignal(number)
-    with loop.leaving_politely() as received:
-
-        def loss(step):
-            if step == 6:
-                signal.raise_signal(number)
-            return float(step)
-
-        last, logged = run(steps=100, loss=loss, asked_to_leave=received)
-    assert received == [number]
+def test_asked_to_leave_it_ends_after_the_step_and_what_was_measured_is_logged():
+    last, logged = run(steps=100, leave=lambda step: step == 6)
     assert last.step == 6
     assert [(step, values["loss"]) for step, values in logged] == [(4, 2.5), (6, 5.5)]
-    assert signal.getsignal(number) == before
-
-
-def test_a_second_ctrl_c_interrupts_and_a_second_sigterm_does_not():
-    with loop.leaving_politely() as received:
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert received == [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]
 
 
 def test_metrics_are_read_one_step_late():

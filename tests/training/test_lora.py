@@ -188,13 +188,15 @@ def test_a_training_of_an_experiment_changes_the_factors_alone(config, stirred):
     words = [jax.jit(each)(params | {"lora": factors}, tokens, mask) for each in (encode, experiment.encode)]
     assert_same(*words)
 
-    mesh, optimizer, fixed = parallel.data_mesh(), optax.adam(1e-2), tuple(params)
-    update = parallel.data_parallel(step.make_train_step(loss, optimizer, 0.9, fixed), mesh)
+    mesh, optimizer, fixed = parallel.device_mesh(), optax.adam(1e-2), tuple(params)
+    update = step.make_train_step(loss, optimizer, 0.9, fixed)
+    update = parallel.jit_parallel(update, mesh, parallel.everywhere(mesh))
     now = state.init_state(jax.tree.map(jnp.copy, params | {"lora": factors}), optimizer, fixed)
     assert jax.tree.map(jnp.shape, now.opt_state[0].mu) == {"lora": jax.tree.map(jnp.shape, factors)}
     now, key = parallel.replicate(now, mesh), parallel.replicate(KEY, mesh)
     for _ in range(3):
-        now, metrics = update(now, parallel.split_batch({"image": image, "tokens": tokens, "mask": mask}, mesh), key)
+        batch = parallel.split_batch({"image": image, "tokens": tokens, "mask": mask}, mesh, 8)
+        now, metrics = update(now, batch, key)
     assert np.isfinite(float(metrics["loss"]))
     for found in (now.params, now.ema_params):
         assert_same({name: found[name] for name in params}, params)
@@ -222,7 +224,7 @@ def test_a_gradient_reaches_what_is_not_fixed():
 
 
 def test_kernels_that_are_cut_among_devices_stay_so():
-    mesh = parallel.data_mesh()
+    mesh = parallel.device_mesh()
     cut = NamedSharding(mesh, PartitionSpec(None, "data"))
     params = {"q": {"kernel": drawn(6, 16)}}
     factors = filled(lora.init(KEY, params, 3))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from diffusion_jax.models.t5 import T5Encoder
 from diffusion_jax.training import lora, parallel, state, step
@@ -34,16 +34,16 @@ def embedded(params, tokens=TOKENS):
 def trained(params, rows, goal, devices=1, steps=300):
     """The package's own step, on the new words alone; the state and the first and last loss."""
 
-    def loss(params, batch, keys):
+    def loss(params, batch, keys, rows):
         return jnp.mean((embedded(params) - goal) ** 2), {}
 
-    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
+    mesh = parallel.device_mesh(devices=jax.devices()[:devices])
     optimizer = optax.adam(optax.cosine_decay_schedule(0.05, steps))
     update = step.make_train_step(adapted(loss, tokens=with_tokens), optimizer, 0.9, fixed=tuple(params))
-    update = parallel.data_parallel(update, mesh)
+    update = parallel.jit_parallel(update, mesh, parallel.everywhere(mesh))
     now = state.init_state(jax.tree.map(jnp.copy, params | {"tokens": rows}), optimizer, fixed=tuple(params))
     now, key = parallel.replicate(now, mesh), parallel.replicate(jax.random.key(0), mesh)
-    batch, losses = parallel.split_batch({"image": np.zeros((8, 1), np.uint8)}, mesh), []
+    batch, losses = parallel.split_batch({"image": np.zeros((8, 1), np.uint8)}, mesh, 8), []
     for _ in range(steps):
         now, metrics = update(now, batch, key)
         losses.append(metrics["loss"])
@@ -74,7 +74,7 @@ def test_a_new_word_begins_as_an_old_one(params):
 
 
 def test_a_table_that_is_cut_among_devices(params):
-    mesh = parallel.data_mesh()
+    mesh = parallel.device_mesh()
     table = params["token_embedding"]["embedding"]
     cut = jax.device_put(table, NamedSharding(mesh, PartitionSpec("data")))
     rows = rows_of({"token_embedding": {"embedding": cut}}, [3, 15])

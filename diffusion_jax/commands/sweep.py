@@ -1,0 +1,29 @@
+"""Ask a question: train every arm of a sweep file with several seeds, or go on with that.
+
+Examples:
+
+  diffusion-jax sweep experiments/ablations/prediction.py
+  diffusion-jax sweep experiments/ablations/prediction.py --seeds=3 --workdir=runs/sweeps
+  diffusion-jax sweep experiments/ablations/prediction.py --preset=full --dry_run
+
+A sweep file has a docstring, get_config() and sweep(add), which calls add(name, **changes) for each arm. Runs lie in
+WORKDIR/FILE/ARM-DIGEST/seed_K: the same command goes on with what is not done, and a new arm leaves the others alone.
+SIGTERM and Ctrl-C save first, and leave with exit code 143 or 130. Exit code 1: some runs failed, the others are done.
+"""
+
+from absl import flags
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_integer("seeds", 5, "Trainings of each arm, with seeds 0, 1, 2, ...", flag_values=values)
+    flags.DEFINE_enum("launcher", "local", ["local"], "Where they run: here, one by one.", flag_values=values)
+    flags.DEFINE_enum("preset", None, ["cpu", "full"], "For get_config(preset); without it, cpu.", flag_values=values)
+    flags.DEFINE_string("workdir", "runs/sweeps", "Folder of the sweeps.", flag_values=values)
+    flags.DEFINE_string("data_dir", "data", "Folder of the data sets.", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "Print the arms and where the runs stand, and stop.", flag_values=values)
+
+
+def run(args: flags.FlagValues, file: str) -> int:
+    from diffusion_jax import sweeps
+
+    return sweeps.run(file, args.seeds, args.preset, args.workdir, args.data_dir, args.dry_run)

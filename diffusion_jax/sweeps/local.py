@@ -1,0 +1,167 @@
+"""The runs of a sweep on this machine, one after the other, each a `diffusion-jax train` in a process of its own.
+
+A run folder receives, besides what a training leaves there, config.py, by which it can be trained by hand too, and
+log.txt, with what its processes printed.
+"""
+
+import ast
+import contextlib
+import pprint
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from diffusion_jax.files import write_whole
+from diffusion_jax.sweeps import standings as stands
+from diffusion_jax.sweeps import table
+from diffusion_jax.sweeps.plan import Plan, Run
+from diffusion_jax.sweeps.standings import Standing
+from diffusion_jax.training import run_folder
+
+EVERY = 2.0  # seconds between two looks at a run
+
+
+def run_all(plan: Plan, data_dir: str) -> int:
+    """Train every run that is not done; returns the exit code, see `sweeps.run`.
+
+    A run that fails stops no other. SIGTERM and Ctrl-C are passed on, so that the run is saved, and end the sweep.
+    """
+    standings = stands.found(plan)
+    print(table.summary(plan, standings), flush=True)
+    with table.shown(plan) as tell, passing_on() as (children, received):
+
+        def now(number: int, standing: Standing, changed: bool = True) -> None:
+            standings[number] = standing
+            stands.write_status(plan, standings)
+            tell(standings, standing if changed else None)
+
+        def look(number: int, zero: float) -> None:
+            seconds = time.monotonic() - zero
+            now(number, stands.looked_at(standings[number])._replace(seconds=seconds), changed=False)
+
+        stands.write_status(plan, standings)
+        for number, run in enumerate(plan.runs):
+            if standings[number].state == "done" or received:
+                continue
+            zero = time.monotonic() - standings[number].seconds
+            now(number, standings[number]._replace(state="running"))
+            code = train(run, data_dir, children, received, partial(look, number, zero))
+            look(number, zero)
+            now(number, at_the_end(standings[number]._replace(code=code), bool(received)))
+    print("\n".join(table.last_lines(plan, standings)), flush=True)
+    if received:
+        print("left, as asked; the same command goes on from there", flush=True)
+        return 128 + received[0]
+    return int(any(standing.state == "failed" for standing in standings))
+
+
+def train(run: Run, data_dir: str, children: list, received: list[int], look: Callable[[], None]) -> int | None:
+    """Train a run in a process, and look now and then; returns its exit code, None where it was not begun any more.
+
+    Where another process trains it, which a sweep that was killed has left behind, say, that one goes first.
+    """
+    while not free(run) and not received:
+        look()
+        time.sleep(EVERY)
+    if received:
+        return None
+    with open_log(run) as log, subprocess.Popen(command(run, data_dir), **apart(log)) as child:
+        children.append(child)
+        if received:  # between the question above and now
+            child.send_signal(received[0])
+        while (code := ended(child)) is None:
+            look()
+        children.remove(child)
+    return code
+
+
+def free(run: Run) -> bool:
+    """Whether no process trains in the folder of a run."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        run_folder.lock(run.folder).close()
+    except OSError as error:
+        if error.errno is not None:  # the disk's or the system's; that the lock is held has no number
+            raise
+        return False
+    return True
+
+
+def command(run: Run, data_dir: str) -> list[str]:
+    """The words that train a run, or go on with it."""
+    words = [f"--config={run.folder / 'config.py'}", f"--workdir={run.folder}", f"--data_dir={data_dir}"]
+    return [sys.executable, "-m", "diffusion_jax", "train", *words]
+
+
+def config_file(run: Run) -> str:
+    """A Python file whose get_config() returns the config of a run, tuples and all.
+
+    Raises ValueError for a config with anything that is no plain number, string, list, tuple or dict.
+    """
+    told = run.config.to_dict()
+    text = pprint.pformat(told, width=112, sort_dicts=False)
+    try:
+        same = ast.literal_eval(text) == told
+    except (ValueError, SyntaxError):
+        same = False
+    if not same:
+        raise ValueError(f"arm {run.arm}: its config holds what cannot be written down as numbers, words and dicts")
+    about = f'"""Arm {run.arm}, seed {run.seed}, as diffusion-jax sweep trains it."""'
+    return f"{about}\n\nfrom ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict(\n{text})\n"
+
+
+def open_log(run: Run):
+    """The run's log.txt, after what is in it; config.py is written beside it."""
+    write_whole(run.folder / "config.py", lambda file: file.write(config_file(run).encode()))
+    return open(run.folder / "log.txt", "ab")
+
+
+def apart(log) -> dict:
+    """How a process is started: in a session of its own, as Ctrl-C would reach it twice otherwise, and end it."""
+    return dict(stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def ended(child: subprocess.Popen) -> int | None:
+    """The exit code of a process, waited for a little while."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return child.wait(timeout=EVERY)
+    return None
+
+
+def at_the_end(standing: Standing, asked: bool) -> Standing:
+    """What became of a run whose process has ended."""
+    standing = stands.looked_at(standing)
+    if standing.code == 0 and stands.finished(standing.run):
+        return standing._replace(state="done", step=standing.run.config.train.steps, to_go=0.0, said="")
+    return standing._replace(state="left" if asked else "failed", said=last_line(standing.run.folder / "log.txt"))
+
+
+def last_line(log: Path) -> str:
+    """The last line of a file with anything in it; nothing where there is none."""
+    if not log.exists():
+        return ""
+    lines = [each.strip() for each in log.read_text("utf-8", errors="replace").splitlines()]
+    return next((each for each in reversed(lines) if each), "")
+
+
+@contextlib.contextmanager
+def passing_on() -> Iterator[tuple[list[subprocess.Popen], list[int]]]:
+    """The processes that SIGTERM and Ctrl-C are passed on to within it, and the signals that came."""
+    children: list[subprocess.Popen] = []
+    received: list[int] = []
+
+    def pass_on(number, _):
+        received.append(number)
+        for child in children:
+            child.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield children, received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
