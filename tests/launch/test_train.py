@@ -12,11 +12,12 @@ import chex
 import pytest
 
 from tests.commands.conftest import MINI
-from tests.commands.test_train import last_logged, state_of
+from diffusion_jax.training.checkpoint_files import steps_in
+from tests.commands.test_train import state_of
 
 pytestmark = pytest.mark.slow
 
-STEPS = 12
+STEPS = 24
 CONFIG = f"""{MINI}
 mini = get_config
 
@@ -97,14 +98,16 @@ def pids_of(workdir):
 
 
 def kill_one(workdir, gone):
-    """kill -9 of one of two processes, when a state is saved; gone: () -> why that never comes."""
-    for _ in range(18000):
-        if last_logged(workdir) >= 4:
-            victim = max(pids_of(workdir))
-            os.kill(victim, signal.SIGKILL)
+    """kill -9 of one of two processes, when a state is saved (not only begun: the training does not wait for that).
+
+    gone: () -> why that never comes.
+    """
+    for _ in range(90000):
+        if steps_in(workdir / "checkpoints"):
+            os.kill(max(pids_of(workdir)), signal.SIGKILL)
             return
         assert not (why := gone()), why
-        time.sleep(0.05)
+        time.sleep(0.01)
     raise AssertionError("nothing happened")
 
 
