@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not in_a_group():
                 raise
             traceback.print_exc()
-            return without_waiting(75 if type(error).__name__ == "JaxRuntimeError" else 1)
+            from diffusion_jax.training import processes  # here: JAX, which few commands wait for
+
+            return without_waiting(processes.AGAIN if processes.lost(error) else 1)
         if os.environ.get("DIFFUSION_JAX_TRACEBACK"):
             traceback.print_exc()
         print(f"error: {message(error)}", file=sys.stderr)

@@ -11,6 +11,7 @@ after which JAX takes a silent process for lost, and ends the others; 100 unless
 
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -26,6 +27,7 @@ from diffusion_jax.files import write_json
 from diffusion_jax.training import together
 from diffusion_jax.training.leaving import AGAIN
 
+STATUS = re.compile("(CANCELLED|UNKNOWN|DEADLINE_EXCEEDED|ABORTED|INTERNAL|UNAVAILABLE|FAILED_PRECONDITION): ")
 FRESH = 15.0  # seconds: a process that waits says so more often than this
 
 
@@ -168,7 +170,10 @@ def lost(error: BaseException | None) -> bool:
     if jax.process_count() == 1:
         return False
     while error is not None:
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        told = str(error)
+        # a status of XLA's becomes a ValueError where jit dispatches the call itself
+        of_xla = isinstance(error, jax.errors.JaxRuntimeError) or STATUS.match(told)
+        if of_xla and "RESOURCE_EXHAUSTED" not in told:
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -11,8 +11,8 @@ from pathlib import Path
 import chex
 import pytest
 
-from tests.commands.conftest import MINI
 from diffusion_jax.training.checkpoint_files import steps_in
+from tests.commands.conftest import MINI
 from tests.commands.test_train import state_of
 
 pytestmark = pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import os
 
+import jax
 import pytest
 
 from diffusion_jax.training import processes
@@ -85,3 +86,22 @@ def test_one_that_has_left_is_not_there_any_more(tmp_path):
         assert missing.startswith("process 0 (last time on ")
         with processes.present(tmp_path, Group(2, 0, None, None)):
             assert absent() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed"), True),
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer"), True),  # as jit raises it at times
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), False),
+        (ValueError("config.schedule: the name is UNKNOWN: what is it?"), False),
+        (None, False),
+    ],
+)
+def test_what_says_that_another_process_is_gone(monkeypatch, error, expected):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    outer = OSError("saving failed")
+    outer.__cause__ = error
+    assert processes.lost(error) == processes.lost(outer) == expected
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
+    assert not processes.lost(error)
