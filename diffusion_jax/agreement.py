@@ -16,6 +16,7 @@ VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 FREE = (  # what may change between two stretches of one run: none of it changes what is learned, but for rounding
     "train",
     "sampling",
+    "figures",
     "validation_size",
     "parallel",
     "microbatch",

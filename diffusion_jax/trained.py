@@ -56,6 +56,11 @@ def load(workdir: str | Path | None = None, name: str | None = None) -> Trained:
     return Trained(title, config, experiment, params)
 
 
+def begun(begin: str) -> Trained:
+    """What config.begin names: the shipped weights of that name, or else a run folder. Raises as `load` does."""
+    return load(None, begin) if begin in pretrained.names() else load(begin)
+
+
 def at_home(tokenizer: Mapping | ConfigDict, encoder: Mapping | ConfigDict, folder: Path) -> None:
     """Let entries of a text encoder that was trained elsewhere find what they need of it in the folder of the run.
 
@@ -106,7 +111,7 @@ def beginning(begin: str, expected: PyTree) -> Params:
     """
     expected = {name: part for name, part in expected.items() if name != finetuning.FACTORS}
     try:
-        model = merged(load(None, begin) if begin in pretrained.names() else load(begin))
+        model = merged(begun(begin))
         found = {name: part for name, part in model.params.items() if name in expected}
         checkpoint.check_shapes(found, expected, model.name, "the config that begins with it")
     except (ValueError, FileNotFoundError) as error:

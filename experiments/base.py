@@ -68,6 +68,8 @@ def get_config() -> ConfigDict:
                 guidance=dict(name="cfg"),  # diffusion.guidance
                 prompts=("red heart", "red apple, noto style", "green apple", "grinning face"),
             ),
+            # what a sweep measures when a run is trained; the first figure of the first decides
+            figures=(dict(name="held_out"),),  # measures
         ),
         convert_dict=True,
     )

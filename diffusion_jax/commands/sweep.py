@@ -8,6 +8,7 @@ Examples:
 
 A sweep file has a docstring, get_config() and sweep(add), which calls add(name, **changes) for each arm. Runs lie in
 WORKDIR/FILE/ARM-DIGEST/seed_K: the same command goes on with what is not done, and a new arm leaves the others alone.
+When all are trained they are measured, as config.figures says. `diffusion-jax report` makes a page of that.
 SIGTERM and Ctrl-C save first, and leave with exit code 143 or 130. Exit code 1: some runs failed, the others are done.
 """
 
@@ -20,10 +21,11 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("preset", None, ["cpu", "full"], "For get_config(preset); without it, cpu.", flag_values=values)
     flags.DEFINE_string("workdir", "runs/sweeps", "Folder of the sweeps.", flag_values=values)
     flags.DEFINE_string("data_dir", "data", "Folder of the data sets.", flag_values=values)
+    flags.DEFINE_bool("measure_only", False, "Measure what is trained, train nothing.", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "Print the arms and where the runs stand, and stop.", flag_values=values)
 
 
 def run(args: flags.FlagValues, file: str) -> int:
     from diffusion_jax import sweeps
 
-    return sweeps.run(file, args.seeds, args.preset, args.workdir, args.data_dir, args.dry_run)
+    return sweeps.run(file, args.seeds, args.preset, args.workdir, args.data_dir, args.dry_run, args.measure_only)

@@ -1,12 +1,21 @@
 """A question asked of many trainings: the arms of a sweep file, each with several seeds, each run in its own folder."""
 
-from diffusion_jax.sweeps import local, plan, standings, table
+from diffusion_jax.sweeps import local, measuring, plan, standings, table
 from diffusion_jax.training import run_folder
 
 
-def run(file: str, seeds: int, preset: str | None, workdir: str, data_dir: str, dry_run: bool = False) -> int:
-    """Train what is missing of a sweep, or print what that would be; returns the exit code.
+def run(
+    file: str,
+    seeds: int,
+    preset: str | None,
+    workdir: str,
+    data_dir: str,
+    dry_run: bool = False,
+    measure_only: bool = False,
+) -> int:
+    """Train and measure what is missing of a sweep, or print what that would be; returns the exit code.
 
+    measure_only: what is trained is measured, and nothing is trained.
     0: all runs are done. 1: some failed. 128 + a signal's number: left, as that asked.
     Raises ValueError for a sweep file that makes no sweep, see `plan.read`; OSError where another process runs it.
     """
@@ -16,6 +25,8 @@ def run(file: str, seeds: int, preset: str | None, workdir: str, data_dir: str, 
     if dry_run:
         print("\n".join(table.plan_lines(planned, standings.found(planned))))
         return 0
+    if measure_only:
+        return measuring.measure_all(planned, data_dir)
     planned.folder.mkdir(parents=True, exist_ok=True)
     with run_folder.lock(planned.folder):
         return local.run_all(planned, data_dir)

@@ -16,17 +16,18 @@ from functools import partial
 from pathlib import Path
 
 from diffusion_jax.files import write_whole
+from diffusion_jax.sweeps import measuring, table
 from diffusion_jax.sweeps import standings as stands
-from diffusion_jax.sweeps import table
 from diffusion_jax.sweeps.plan import Plan, Run
 from diffusion_jax.sweeps.standings import Standing
 from diffusion_jax.training import run_folder
 
 EVERY = 2.0  # seconds between two looks at a run
+DIVERGED = "training diverged at"  # what `run` says of a loss that is no number
 
 
 def run_all(plan: Plan, data_dir: str) -> int:
-    """Train every run that is not done; returns the exit code, see `sweeps.run`.
+    """Train every run that is not done, then measure them; returns the exit code, see `sweeps.run`.
 
     A run that fails stops no other. SIGTERM and Ctrl-C are passed on, so that the run is saved, and end the sweep.
     """
@@ -47,16 +48,21 @@ def run_all(plan: Plan, data_dir: str) -> int:
         for number, run in enumerate(plan.runs):
             if standings[number].state == "done" or received:
                 continue
+            if stands.finished(run):  # by an arm that shares its training
+                now(number, stands.found_one(standings[number]))
+                continue
             zero = time.monotonic() - standings[number].seconds
             now(number, standings[number]._replace(state="running"))
             code = train(run, data_dir, children, received, partial(look, number, zero))
             look(number, zero)
             now(number, at_the_end(standings[number]._replace(code=code), bool(received)))
+        unmeasured = 0 if received or not measuring.left(plan) else measuring.in_a_process(plan, data_dir, children)
+        stands.write_status(plan, standings)
     print("\n".join(table.last_lines(plan, standings)), flush=True)
     if received:
         print("left, as asked; the same command goes on from there", flush=True)
         return 128 + received[0]
-    return int(any(standing.state == "failed" for standing in standings))
+    return int(any(standing.state in ("failed", "diverged") for standing in standings) or bool(unmeasured))
 
 
 def train(run: Run, data_dir: str, children: list, received: list[int], look: Callable[[], None]) -> int | None:
@@ -137,7 +143,9 @@ def at_the_end(standing: Standing, asked: bool) -> Standing:
     standing = stands.looked_at(standing)
     if standing.code == 0 and stands.finished(standing.run):
         return standing._replace(state="done", step=standing.run.config.train.steps, to_go=0.0, said="")
-    return standing._replace(state="left" if asked else "failed", said=last_line(standing.run.folder / "log.txt"))
+    said = last_line(standing.run.folder / "log.txt")
+    why = "diverged" if DIVERGED in said else "failed"
+    return standing._replace(state="left" if asked else why, said=said)
 
 
 def last_line(log: Path) -> str:

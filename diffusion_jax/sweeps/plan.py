@@ -9,6 +9,9 @@ sweep(add), which calls add for each arm:
 A dict with a name takes the place of an entry of the config; one without changes the entries in it that it names. The
 sweep sets config.seed to 0, 1, 2, ... in every arm: batches, first parameters where shapes agree, noise and levels are
 then those of the other arms with that seed.
+
+Arms whose configs differ in `sampling` and `figures` alone share their trainings. With train.steps = 0 nothing is
+trained: config.begin says what is drawn with, and seeds are draws of noise.
 """
 
 import difflib
@@ -17,7 +20,7 @@ import importlib.util
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -32,19 +35,24 @@ FIGURES = ("train.steps", "validation_size")  # free in a training that goes on;
 
 
 class Arm(NamedTuple):
-    """config: of no seed in particular. differs: from get_config(), a line for each entry."""
+    """config: of no seed in particular. differs: from get_config(), a line for each entry.
+
+    digest: of what is learned. measured: of how that is drawn and measured.
+    """
 
     name: str
     differs: tuple[str, ...]
     config: ConfigDict
     digest: str
+    measured: str
 
 
 class Run(NamedTuple):
-    """One training: an arm with a seed."""
+    """An arm with a seed. folder: of its training, which other arms may share; then they differ in `measured`."""
 
     arm: str
     digest: str
+    measured: str
     seed: int
     folder: Path
     config: ConfigDict
@@ -53,6 +61,7 @@ class Run(NamedTuple):
 class Plan(NamedTuple):
     """A sweep: `runs` has all arms of seed 0, then of seed 1, so that what is there early can be compared."""
 
+    file: Path
     question: str
     about: str
     preset: str | None
@@ -81,8 +90,9 @@ def read(file: str | Path, seeds: int, preset: str | None = None, workdir: str |
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     folder = Path(workdir) / file.stem
-    runs = tuple(_run(arm, seed, folder) for seed in range(seeds) for arm in arms)
-    return Plan(file.stem, inspect.getdoc(module) or "", preset, folder, seeds, arms, runs)
+    homes = _homes(folder, arms)
+    runs = tuple(_run(arm, seed, homes[arm.digest]) for seed in range(seeds) for arm in arms)
+    return Plan(file, file.stem, inspect.getdoc(module) or "", preset, folder, seeds, arms, runs)
 
 
 def digest(config: ConfigDict) -> str:
@@ -94,8 +104,17 @@ def digest(config: ConfigDict) -> str:
     kept = {name: _at(told, name) for name in FIGURES}
     for name in ("seed", *agreement.FREE):
         _drop(told, name)
-    text = json.dumps([told, kept], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    return _hashed([told, kept])
+
+
+def digest_of_measuring(config: ConfigDict) -> str:
+    """Twelve hexadecimal digits of how a trained model is drawn with, and by what it is measured."""
+    told = entries.as_json(config)
+    return _hashed([told.get("sampling"), told.get("figures")])
+
+
+def _hashed(told) -> str:
+    return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
 def _module(file: Path) -> ModuleType:
@@ -124,9 +143,11 @@ def _base(module: ModuleType, preset: str | None) -> tuple[ConfigDict, str | Non
     base = module.get_config(preset) if takes else module.get_config()
     if not isinstance(base, ConfigDict):
         raise ValueError(f"get_config() returns a {type(base).__name__}: it has to be a ConfigDict")
-    for name in ("seed", *FIGURES):
+    for name in ("seed", "figures", "sampling", *FIGURES):
         if _at(base, name) is None:
             raise ValueError(f"get_config() has no entry {name}; experiments/base.py has all")
+    if base.train.steps == 0 and not base.get("begin"):
+        raise ValueError("get_config() has train.steps = 0 and no begin: name what nothing is to be trained of")
     return base, preset
 
 
@@ -144,9 +165,9 @@ def _arms(base: ConfigDict, sweep: Callable) -> tuple[Arm, ...]:
         config = ConfigDict(base.copy_and_resolve_references())
         _change(config, changes, f"arm {name}: ")
         differs = entries.differences(entries.as_json(base), entries.as_json(config))
-        arm = Arm(name, tuple(differs), config, digest(config))
+        arm = Arm(name, tuple(differs), config, digest(config), digest_of_measuring(config))
         for other in arms.values():
-            if other.digest == arm.digest:
+            if other[-2:] == arm[-2:]:
                 raise ValueError(
                     f"arms {other.name} and {name} are one config, and would be one run: for two runs that differ in "
                     "nothing, give each an entry that is read by nobody, such as config.label"
@@ -181,10 +202,17 @@ def _change(config: ConfigDict, changes: Mapping, who: str, where: str = "") -> 
                 raise ValueError(f"{who}{entry}={value!r} does not take the place of {before!r}: {error}") from error
 
 
-def _run(arm: Arm, seed: int, folder: Path) -> Run:
+def _homes(folder: Path, arms: Sequence[Arm]) -> dict[str, Path]:
+    """For each digest its folder: the one that is there, under whatever name, or one named for its first arm."""
+    homes = {arm.digest: folder / f"{arm.name}-{arm.digest}" for arm in reversed(arms)}
+    there = {digest: sorted(folder.glob(f"*-{digest}")) for digest in homes}
+    return {digest: there[digest][0] if there[digest] else home for digest, home in homes.items()}
+
+
+def _run(arm: Arm, seed: int, home: Path) -> Run:
     config = ConfigDict(arm.config)
     config.seed = seed
-    return Run(arm.name, arm.digest, seed, folder / f"{arm.name}-{arm.digest}" / f"seed_{seed}", config)
+    return Run(arm.name, arm.digest, arm.measured, seed, home / f"seed_{seed}", config)
 
 
 def _at(told: Mapping | ConfigDict, name: str):

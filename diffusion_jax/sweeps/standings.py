@@ -14,7 +14,7 @@ STATUS = "status.json"
 
 
 class Standing(NamedTuple):
-    """state: waiting, running, done, failed, or left, as the sweep was asked to.
+    """state: waiting, running, done, failed, diverged, or left, as the sweep was asked to.
 
     loss: the last one logged. to_go: seconds, where a training tells its pace. seconds: what its processes took so far.
     code: with which its last process ended, and said its last line, where that failed.
@@ -33,7 +33,7 @@ class Standing(NamedTuple):
 def found(plan: Plan) -> list[Standing]:
     """Every run as its folder has it: done, or waiting to begin or to go on."""
     before = _seconds_before(plan.folder)
-    return [_found(run, before.get(str(run.folder.relative_to(plan.folder)), 0.0)) for run in plan.runs]
+    return [found_one(Standing(run, seconds=before.get(_folder(plan, run), 0.0))) for run in plan.runs]
 
 
 def finished(run: Run) -> bool:
@@ -65,16 +65,36 @@ def write_status(plan: Plan, standings: list[Standing]) -> None:
             "about": plan.about,
             "preset": plan.preset,
             "seeds": plan.seeds,
+            "replicates": "drawing" if all(arm.config.train.steps == 0 for arm in plan.arms) else "training",
+            "decides": _decides(plan),
             "arms": arms,
             "runs": [_told(plan, standing) for standing in standings],
         },
     )
 
 
-def _found(run: Run, seconds: float) -> Standing:
-    done = finished(run)
-    at = looked_at(Standing(run, "done" if done else "waiting", seconds=seconds))
-    return at._replace(step=run.config.train.steps, to_go=0.0) if done else at
+def found_one(standing: Standing) -> Standing:
+    """A standing as the folder of its run has it."""
+    done = finished(standing.run)
+    at = looked_at(standing._replace(state="done" if done else "waiting"))
+    return at._replace(step=at.run.config.train.steps, to_go=0.0) if done else at
+
+
+def figures_file(run: Run) -> Path:
+    """Where the record of a run lies that is measured."""
+    return run.folder / "figures" / f"{run.measured}.json"
+
+
+def _decides(plan: Plan) -> str | None:
+    """The first figure of the first measure, which a record names; None before there is one."""
+    for run in plan.runs:
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, StopIteration):
+            return next(iter(json.loads(figures_file(run).read_text())["figures"]))
+    return None
+
+
+def _folder(plan: Plan, run: Run) -> str:
+    return str(run.folder.relative_to(plan.folder))
 
 
 def _seconds_before(folder: Path) -> dict[str, float]:
@@ -86,6 +106,7 @@ def _seconds_before(folder: Path) -> dict[str, float]:
 
 def _told(plan: Plan, standing: Standing) -> dict:
     run, known = standing.run, standing._asdict()
-    about = {"arm": run.arm, "seed": run.seed, "folder": str(run.folder.relative_to(plan.folder))}
+    about = {"arm": run.arm, "seed": run.seed, "folder": _folder(plan, run)}
     figures = {name: known[name] for name in ("state", "step", "loss", "seconds", "code", "said")}
-    return about | figures | {"steps": run.config.train.steps, "seconds": round(standing.seconds, 1)}
+    record = str(file.relative_to(plan.folder)) if (file := figures_file(run)).exists() else None
+    return about | figures | {"steps": run.config.train.steps, "seconds": round(standing.seconds, 1), "figures": record}

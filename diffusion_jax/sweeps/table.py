@@ -10,7 +10,7 @@ from diffusion_jax.sweeps.standings import Standing
 from diffusion_jax.training.progress import duration
 
 COLUMNS = ("arm", "seed", "state", "step", "loss", "to go")
-ORDER = ("running", "failed", "left", "waiting", "done")  # on a terminal, whose last rows may not be seen
+ORDER = ("running", "failed", "diverged", "left", "waiting", "done")  # on a terminal, whose last rows may not be seen
 
 
 def plan_lines(plan: Plan, standings: list[Standing]) -> list[str]:
@@ -25,7 +25,9 @@ def plan_lines(plan: Plan, standings: list[Standing]) -> list[str]:
 def summary(plan: Plan, standings: list[Standing]) -> str:
     """Counts, in a line."""
     states = Counter(standing.state for standing in standings)
-    counts = ", ".join(f"{states[state]} {state}" for state in ("done", "running", "waiting", "left", "failed"))
+    counts = ", ".join(
+        f"{states[state]} {state}" for state in ("done", "running", "waiting", "left", "diverged", "failed")
+    )
     told = ", ".join(part for part in counts.split(", ") if not part.startswith("0 "))
     return f"{len(plan.arms)} arms x {plan.seeds} seeds in {plan.folder}: {told}"
 
@@ -66,8 +68,8 @@ def line(standing: Standing) -> str:
         case "done":
             figures = "" if loss is None else f", loss {loss:.4f}"
             return f"{name}: done at step {_step(standing)}{figures}, {duration(standing.seconds)}"
-        case "failed":
-            return f"{name}: failed with code {standing.code}: {standing.said or 'it said nothing'}"
+        case "failed" | "diverged":
+            return f"{name}: {standing.state} with code {standing.code}: {standing.said or 'it said nothing'}"
     return f"{name}: {standing.state} at step {_step(standing)}"
 
 
@@ -116,7 +118,7 @@ def _live(plan: Plan) -> Iterator[Callable[[list[Standing], Standing | None], No
     with Live(auto_refresh=False, redirect_stderr=False) as live:
 
         def tell(standings: list[Standing], changed: Standing | None) -> None:
-            if changed is not None and changed.state == "failed":
+            if changed is not None and changed.state in ("failed", "diverged"):
                 live.console.print(line(changed), markup=False, highlight=False)
             live.update(drawn(standings), refresh=True)
 
