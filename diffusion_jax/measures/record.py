@@ -45,7 +45,7 @@ def make_measuring(config: ConfigDict, experiment: Experiment, data_dir: str) ->
     for number, entry in enumerate(config.figures):
         try:
             by_name[entry["name"].rpartition(":")[2]] = entries.bind(entry, measures, given=1)(subject)
-        except (ValueError, TypeError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError) as error:
             raise type(error)(f"config.figures[{number}]: {error}") from error
     prompts, captions = list(config.sampling.prompts), list(sets["validation"]["captions"])
     total = len(prompts) + len(captions)

@@ -107,6 +107,45 @@ def test_the_same_command_goes_on_to_the_end(swept):
         assert 80 in checkpoint_files.steps_in(run / "checkpoints")
 
 
+def test_every_run_is_measured_by_what_its_arm_shares_with_the_others(swept):
+    _, folder, *_ = swept
+    told = json.loads((folder / "status.json").read_text())
+    assert (told["decides"], told["replicates"]) == ("held_out/error", "training")
+    records = {(run["arm"], run["seed"]): json.loads((folder / run["figures"]).read_text()) for run in told["runs"]}
+    assert {(each["arm"], each["seed"], each["step"]) for each in records.values()} == {(*run, 80) for run in records}
+    errors = {run: each["figures"]["held_out/error"]["value"] for run, each in records.items()}
+    assert len(set(errors.values())) == 4
+    assert all(0 < error < 10 for error in errors.values())
+
+
+def test_an_arm_that_only_draws_differently_is_not_trained(copied, command):
+    file, folder, words = copied
+    before = files(folder)
+    with open(file, "a") as text:
+        text.write('    add("unguided", ema_decay=0.9, sampling=dict(cfg_scale=1.0))\n')
+    code, out, err = command(*words)
+    assert (code, err) == (0, "")
+    assert out.endswith(f"3 arms x 2 seeds in {folder}: 6 done\n")
+    after = files(folder)
+    assert {path: after[path] for path in before} == before
+    assert {path.parent.parent.name for path in after.keys() - before.keys()} == {"seed_0", "seed_1"}
+    told = json.loads((folder / "status.json").read_text())
+    record = json.loads((folder / told["runs"][-1]["figures"]).read_text())
+    assert (record["arm"], record["axes"]["cfg_scale"]) == ("unguided", 1.0)
+    assert told["runs"][-1]["folder"] == told["runs"][-2]["folder"]
+
+
+def test_what_cannot_be_measured_is_said_and_the_code_says_so(copied, command):
+    file, folder, words = copied
+    with open(file, "a") as text:
+        text.write('    add("too_few", ema_decay=0.9, figures=(dict(name="pixels"),))\n')
+    code, out, _ = command(*words)
+    assert code == 1
+    assert out.endswith("3 arms x 2 seeds in " + str(folder) + ": 6 done\n")
+    told = json.loads((folder / "status.json").read_text())
+    assert [run["figures"] is None for run in told["runs"]] == [False, False, True] * 2
+
+
 def test_typed_again_it_does_nothing(copied, command):
     _, folder, words = copied
     before = files(folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from diffusion_jax.sweeps import plan
+from diffusion_jax.sweeps import plan, standings
 
 ABLATIONS = Path(__file__).parents[2] / "experiments" / "ablations"
 
@@ -50,6 +50,29 @@ def test_a_dict_with_a_name_replaces_and_one_without_changes(read):
     assert (b.denoiser.name, b.denoiser.channels, b.denoiser.zero) == ("UNet", 24, 2)
     assert (c.denoiser.multipliers, c.train.steps, c.train.log_every) == ((1, 3), 9, 10)
     assert a.denoiser.channels == 16
+
+
+SHARED = (
+    'add("a", sampling=dict(nfe=4)), add("b", sampling=dict(nfe=9)), add("c", {"sampling.nfe": 9, "ema_decay": 0.9})'
+)
+
+
+def test_arms_that_draw_or_are_measured_differently_share_a_training(read, tmp_path):
+    a, b, c = read(SHARED).arms
+    assert a.digest == b.digest != c.digest
+    assert a.measured != b.measured == c.measured
+    homes = [run.folder.parent.name for run in read(SHARED, seeds=1).runs]
+    assert homes == [f"a-{a.digest}"] * 2 + [f"c-{c.digest}"]
+    (tmp_path / "sweeps" / "rates" / homes[0]).mkdir(parents=True)
+    other = read('add("b", sampling=dict(nfe=9)), add("figures", figures=(dict(name="pixels"),))', seeds=1)
+    assert [run.folder.parent.name for run in other.runs] == homes[:1] * 2  # it goes by the digest, whoever was first
+
+
+def test_nothing_is_trained_of_something(read):
+    with pytest.raises(ValueError, match=r"train\.steps = 0 and no begin"):
+        read(**{"dict(cpu=6, full=60)[preset]": "0"})
+    found = read(**{"dict(cpu=6, full=60)[preset]": '0; config.begin = "emoji"'})
+    assert {at.state for at in standings.found(found)} == {"done"}
 
 
 @pytest.fixture

@@ -53,19 +53,32 @@ def test_the_status_is_whole_and_keeps_what_runs_took(planned):
     standing = standings.Standing(planned.runs[1], "failed", 4, 0.25, None, 12.34, 1, "error: no")
     standings.write_status(planned, [*standings.found(planned)[:1], standing, *standings.found(planned)[2:]])
     told = json.loads((planned.folder / "status.json").read_text())
-    assert {name: told[name] for name in ("question", "about", "preset", "seeds")} == {
-        "question": "rates", "about": "Which rate?", "preset": "cpu", "seeds": 2,
+    assert {name: value for name, value in told.items() if name not in ("arms", "runs")} == {
+        "question": "rates", "about": "Which rate?", "preset": "cpu", "seeds": 2, "replicates": "training",
+        "decides": None,
     }  # fmt: skip
     assert [arm["arm"] for arm in told["arms"]] == ["slow", "fast"]
     assert told["runs"][1] == dict(
         arm="fast", seed=0, folder=f"fast-{planned.arms[1].digest}/seed_0", state="failed", step=4, steps=6, loss=0.25,
-        seconds=12.3, code=1, said="error: no",
+        seconds=12.3, code=1, said="error: no", figures=None,
     )  # fmt: skip
     assert [at.seconds for at in standings.found(planned)] == [0.0, 12.3, 0.0, 0.0]
     assert [path.name for path in planned.folder.iterdir()] == ["status.json"]
     for damaged in ("{", '{"runs": [{}]}', "[]"):
         (planned.folder / "status.json").write_text(damaged)
         assert [at.seconds for at in standings.found(planned)] == [0.0] * 4
+
+
+def test_the_status_names_records_and_what_decides(planned):
+    first, second, *_ = planned.runs
+    for run, content in ((first, "{"), (second, '{"figures": {"a/b": {}, "a/c": {}}}')):
+        standings.figures_file(run).parent.mkdir(parents=True)
+        standings.figures_file(run).write_text(content)
+    standings.write_status(planned, standings.found(planned))
+    told = json.loads((planned.folder / "status.json").read_text())
+    assert told["decides"] == "a/b"
+    assert [run["figures"] is None for run in told["runs"]] == [False, False, True, True]
+    assert (planned.folder / told["runs"][1]["figures"]).read_text().startswith('{"figures"')
 
 
 def test_the_table_has_a_row_for_each_run(planned):
