@@ -18,11 +18,15 @@ ALIGNED = dict(
 )
 
 
-def alignment(subject: Subject) -> Measure:
+def alignment(subject: Subject, part: str = "caption") -> Measure:
     """The share of held-out captions of shapes that their drawn pictures obey, read exactly from the pixels.
 
-    Raises ValueError for another data set, whose pictures cannot be read so.
+    part: of a caption, which comes first, so that it may decide; the others are measured too.
+    Raises ValueError for another data set, whose pictures cannot be read so, and for a part that is none.
     """
+    if part not in ALIGNED:
+        raise ValueError(f"alignment has no part {part!r}: it has {', '.join(ALIGNED)}")
+    parts = sorted(ALIGNED, key=lambda name: name != part)
     held_out = subject.sets["validation"]
     if subject.config.data.name != "shapes":
         raise ValueError(f"alignment reads pictures of shapes, and data is {subject.config.data.name}")
@@ -33,8 +37,8 @@ def alignment(subject: Subject) -> Measure:
         about = dict(better="higher", n=len(held_out["captions"]), of="held-out captions", relevant_of="one")
         return Found(
             {
-                name: Figure(scores[name], f"share of {title}", relevant=POINTS, floor=floor[name], **about)
-                for name, title in ALIGNED.items()
+                name: Figure(scores[name], f"share of {ALIGNED[name]}", relevant=POINTS, floor=floor[name], **about)
+                for name in parts
                 if name in scores
             }
         )

@@ -1,6 +1,6 @@
 """Which sampler needs the fewest network calls? Judged by the exact solution of the ODE.
 
-    python -m experiments.ablations.samplers_vs_nfe --out=runs/ablations
+    python -m experiments.exact.samplers_vs_nfe --out=runs/ablations
 
 Evidence before: on CIFAR-10, by FID, Heun's method is behind Euler's up to 10 calls, iPNDM is first from 3 to 10, and
 UniPC and DPM-Solver++(3M) are next from 7 on (Zhou et al. 2024, AMED-Solver: the table of their repository, for which
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from diffusion_jax.diffusion import grids, keys, samplers
 from diffusion_jax.diffusion.samplers.adaptive import adaptive
 from diffusion_jax.types import Cond
-from experiments.ablations import exact
+from experiments.exact import drawing
 
 OUT = flags.DEFINE_string("out", "runs/ablations", "Folder of the picture and the table.")
 CALLS = (5, 6, 7, 8, 9, 10, 21)
@@ -39,10 +39,10 @@ SAMPLERS = {
 
 
 def main(_) -> None:
-    data = exact.shapes()
+    data = drawing.shapes()
     given = keys.for_example(jax.random.key(0), 0, DRAWN)
     cond = Cond(jnp.zeros((DRAWN, 1, 1)), jnp.ones((DRAWN, 1), bool))
-    x = SIGMAS[1] * keys.normal(given, (exact.SIDE, exact.SIDE, 3))
+    x = SIGMAS[1] * keys.normal(given, (drawing.SIDE, drawing.SIDE, 3))
     solve = jax.jit(partial(adaptive, data.denoise, tolerance=1e-5))
     truth = solve(x, jnp.array(SIGMAS[::-1]), cond)
     errors = {}
@@ -65,7 +65,7 @@ def main(_) -> None:
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9)
     rows = [[name, *(errors.get((name, nfe), "") for nfe in CALLS)] for name in SAMPLERS]
-    exact.write(OUT.value, "samplers_vs_nfe", figure, ["calls", *map(str, CALLS)], rows)
+    drawing.write(OUT.value, "samplers_vs_nfe", figure, ["calls", *map(str, CALLS)], rows)
 
 
 def levels_for(sampler, nfe: int) -> int | None:

@@ -1,6 +1,6 @@
 """What does more guidance buy, and what does it cost? Alignment against diversity, both exact.
 
-    python -m experiments.ablations.guidance_scale --out=runs/ablations
+    python -m experiments.exact.guidance_scale --out=runs/ablations
 
 Two classes of points in a plane, on two arcs that meet at one end. The denoiser is that of a network which fits its
 data too loosely and now and then forgets the class: the exact one of data with more noise and with some labels lost.
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from diffusion_jax.diffusion import grids, guidance, keys, oracle, samplers
 from diffusion_jax.evaluation.distances import sliced_w2
 from diffusion_jax.types import Cond
-from experiments.ablations import exact
+from experiments.exact import drawing
 
 OUT = flags.DEFINE_string("out", "runs/ablations", "Folder of the picture and the table.")
 SCALES = np.array([1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0])
@@ -92,7 +92,7 @@ def main(_) -> None:
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=9)
     header = ["guidance", "scale", "log p(class | x)", "diversity", "sliced W2", "its standard error"]
-    exact.write(OUT.value, "guidance_scale", figure, header, rows)
+    drawing.write(OUT.value, "guidance_scale", figure, header, rows)
 
 
 if __name__ == "__main__":
