@@ -21,6 +21,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("preset", None, ["cpu", "full"], "For get_config(preset); without it, cpu.", flag_values=values)
     flags.DEFINE_string("workdir", "runs/sweeps", "Folder of the sweeps.", flag_values=values)
     flags.DEFINE_string("data_dir", "data", "Folder of the data sets.", flag_values=values)
+    flags.DEFINE_integer("at_once", 1, "Runs trained side by side.", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("measure_only", False, "Measure what is trained, train nothing.", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "Print the arms and where the runs stand, and stop.", flag_values=values)
 
@@ -28,4 +29,5 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(args: flags.FlagValues, file: str) -> int:
     from diffusion_jax import sweeps
 
-    return sweeps.run(file, args.seeds, args.preset, args.workdir, args.data_dir, args.dry_run, args.measure_only)
+    where = (args.workdir, args.data_dir)
+    return sweeps.run(file, args.seeds, args.preset, *where, args.dry_run, args.measure_only, args.at_once)

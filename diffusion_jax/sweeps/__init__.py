@@ -12,10 +12,11 @@ def run(
     data_dir: str,
     dry_run: bool = False,
     measure_only: bool = False,
+    at_once: int = 1,
 ) -> int:
     """Train and measure what is missing of a sweep, or print what that would be; returns the exit code.
 
-    measure_only: what is trained is measured, and nothing is trained.
+    at_once: runs that are trained side by side. measure_only: what is trained is measured, and nothing is trained.
     0: all runs are done. 1: some failed. 128 + a signal's number: left, as that asked.
     Raises ValueError for a sweep file that makes no sweep, see `plan.read`; OSError where another process runs it.
     """
@@ -29,4 +30,4 @@ def run(
         return measuring.measure_all(planned, data_dir)
     planned.folder.mkdir(parents=True, exist_ok=True)
     with run_folder.lock(planned.folder):
-        return local.run_all(planned, data_dir)
+        return local.run_all(planned, data_dir, at_once)

@@ -1,4 +1,4 @@
-"""The runs of a sweep on this machine, one after the other, each a `diffusion-jax train` in a process of its own.
+"""The runs of a sweep on this machine, one or some at a time, each a `diffusion-jax train` in a process of its own.
 
 A run folder receives, besides what a training leaves there, config.py, by which it can be trained by hand too, and
 log.txt, with what its processes printed.
@@ -12,57 +12,50 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from diffusion_jax.files import write_whole
-from diffusion_jax.sweeps import measuring, table
+from diffusion_jax.sweeps import board, measuring
 from diffusion_jax.sweeps import standings as stands
 from diffusion_jax.sweeps.plan import Plan, Run
-from diffusion_jax.sweeps.standings import Standing
 from diffusion_jax.training import run_folder
 
 EVERY = 2.0  # seconds between two looks at a run
-DIVERGED = "training diverged at"  # what `run` says of a loss that is no number
 
 
-def run_all(plan: Plan, data_dir: str) -> int:
+def run_all(plan: Plan, data_dir: str, at_once: int = 1) -> int:
     """Train every run that is not done, then measure them; returns the exit code, see `sweeps.run`.
 
-    A run that fails stops no other. SIGTERM and Ctrl-C are passed on, so that the run is saved, and end the sweep.
+    at_once: runs that are trained side by side. A run that fails stops no other. SIGTERM and Ctrl-C are passed on, so
+    that what runs is saved, and end the sweep.
     """
-    standings = stands.found(plan)
-    print(table.summary(plan, standings), flush=True)
-    with table.shown(plan) as tell, passing_on() as (children, received):
+    with passing_on() as (children, received):
+        with board.shown(plan, lambda: bool(received)) as told:
 
-        def now(number: int, standing: Standing, changed: bool = True) -> None:
-            standings[number] = standing
-            stands.write_status(plan, standings)
-            tell(standings, standing if changed else None)
+            def one(numbers: list[int]) -> None:
+                for number in numbers:
+                    if received:
+                        return
+                    if stands.finished(plan.runs[number]):
+                        told.found(number)
+                        continue
+                    told.begin(number)
+                    code = train(plan.runs[number], data_dir, children, received, partial(told.look, number))
+                    told.end(number, code)
 
-        def look(number: int, zero: float) -> None:
-            seconds = time.monotonic() - zero
-            now(number, stands.looked_at(standings[number])._replace(seconds=seconds), changed=False)
-
-        stands.write_status(plan, standings)
-        for number, run in enumerate(plan.runs):
-            if standings[number].state == "done" or received:
-                continue
-            if stands.finished(run):  # by an arm that shares its training
-                now(number, stands.found_one(standings[number]))
-                continue
-            zero = time.monotonic() - standings[number].seconds
-            now(number, standings[number]._replace(state="running"))
-            code = train(run, data_dir, children, received, partial(look, number, zero))
-            look(number, zero)
-            now(number, at_the_end(standings[number]._replace(code=code), bool(received)))
-        unmeasured = 0 if received or not measuring.left(plan) else measuring.in_a_process(plan, data_dir, children)
-        stands.write_status(plan, standings)
-    print("\n".join(table.last_lines(plan, standings)), flush=True)
+            homes: dict[Path, list[int]] = {}  # arms that share a training: the first one trains
+            for number in told.waiting:
+                homes.setdefault(plan.runs[number].folder, []).append(number)
+            with ThreadPoolExecutor(at_once) as pool:
+                list(pool.map(one, homes.values()))  # an error of ours is raised
+        unmeasured = 0 if received else measuring.in_a_process(plan, data_dir, children)
+        told.summary()
     if received:
         print("left, as asked; the same command goes on from there", flush=True)
         return 128 + received[0]
-    return int(any(standing.state in ("failed", "diverged") for standing in standings) or bool(unmeasured))
+    return int(told.failed() or bool(unmeasured))
 
 
 def train(run: Run, data_dir: str, children: list, received: list[int], look: Callable[[], None]) -> int | None:
@@ -136,24 +129,6 @@ def ended(child: subprocess.Popen) -> int | None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         return child.wait(timeout=EVERY)
     return None
-
-
-def at_the_end(standing: Standing, asked: bool) -> Standing:
-    """What became of a run whose process has ended."""
-    standing = stands.looked_at(standing)
-    if standing.code == 0 and stands.finished(standing.run):
-        return standing._replace(state="done", step=standing.run.config.train.steps, to_go=0.0, said="")
-    said = last_line(standing.run.folder / "log.txt")
-    why = "diverged" if DIVERGED in said else "failed"
-    return standing._replace(state="left" if asked else why, said=said)
-
-
-def last_line(log: Path) -> str:
-    """The last line of a file with anything in it; nothing where there is none."""
-    if not log.exists():
-        return ""
-    lines = [each.strip() for each in log.read_text("utf-8", errors="replace").splitlines()]
-    return next((each for each in reversed(lines) if each), "")
 
 
 @contextlib.contextmanager

@@ -83,7 +83,9 @@ def _as_told(config, arm: Arm):
 
 
 def in_a_process(plan: Plan, data_dir: str, children: list, **how) -> int:
-    """Measure what is left in a process that signals reach like a training; returns its exit code."""
+    """Measure what is left, if anything is, in a process that signals reach like a training; returns its exit code."""
+    if not left(plan):
+        return 0
     with subprocess.Popen(words(plan, data_dir), **how) as child:
         children.append(child)
         try:

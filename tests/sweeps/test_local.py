@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from diffusion_jax.sweeps import local, plan, standings
+from diffusion_jax.sweeps import board, local, plan, standings
 from diffusion_jax.training import run_folder
 
 
@@ -40,10 +40,10 @@ def test_what_cannot_be_written_down_is_refused(run, value):
 
 def test_the_last_line_is_one_with_something_in_it(tmp_path):
     log = tmp_path / "log.txt"
-    assert local.last_line(log) == ""
+    assert board.last_line(log) == ""
     for text, line in ((b"", ""), (b"a\nerror: b\n\n  \n", "error: b"), (b"\xff\n", "\ufffd")):
         log.write_bytes(text)
-        assert local.last_line(log) == line
+        assert board.last_line(log) == line
 
 
 def test_a_run_that_another_process_trains_is_waited_for(run, monkeypatch):
@@ -60,7 +60,7 @@ def test_a_run_that_another_process_trains_is_waited_for(run, monkeypatch):
 
     assert local.train(run, "pictures", [], [], look) == 0
     assert looks[:4] in ([False] * 3, [False] * 3 + [True])
-    assert local.last_line(run.folder / "log.txt") == "pictures"
+    assert board.last_line(run.folder / "log.txt") == "pictures"
 
 
 def test_a_folder_that_cannot_be_written_is_no_reason_to_wait(run):
@@ -74,7 +74,7 @@ def test_asked_to_leave_while_another_process_trains_nothing_is_begun(run):
     with run_folder.lock(run.folder):
         code = local.train(run, "data", [], [signal.SIGTERM], lambda: None)
     assert code is None
-    left = local.at_the_end(standings.Standing(run, "running", code=code), asked=True)
+    left = board.at_the_end(standings.Standing(run, "running", code=code), asked=True)
     assert (left.state, left.code, left.said) == ("left", None, "")
     assert not (run.folder / "log.txt").exists()
 
@@ -97,3 +97,28 @@ def test_signals_are_passed_on_once_and_handlers_put_back(number, tmp_path):
         os.kill(os.getpid(), number)  # it has ended: nothing to pass on to, and nothing raised
         assert received == [number, number]
     assert signal.getsignal(number) == before
+
+
+def test_runs_side_by_side_and_arms_that_share_a_training_take_turns(sweep_file, tmp_path, monkeypatch, capfd):
+    """Two at once are met by two, and no folder ever by two; the second arm of a folder finds it done."""
+    monkeypatch.setattr(local, "EVERY", 0.01)
+    planned = plan.read(
+        sweep_file('add("a", sampling=dict(nfe=4)), add("b", sampling=dict(nfe=9)), add("c", ema_decay=0.5)'),
+        2, None, tmp_path / "sweeps",
+    )  # fmt: skip
+    code = (
+        "import pathlib, sys, time; home = pathlib.Path(sys.argv[1]); here = home / 'here'\n"
+        "here.touch(exist_ok=False); "
+        "others = home.parent.parent; end = time.monotonic() + 60\n"
+        "while len(list(others.glob('*/*/here'))) + len(list(others.glob('*/*/gone'))) < 2: "
+        "time.sleep(0.01); assert time.monotonic() < end\n"
+        "(home / 'gone').touch(); here.unlink(); done = home / 'checkpoints' / '6'; done.mkdir(parents=True); "
+        "(done / '_CHECKPOINT_METADATA').write_text('{}')"
+    )
+    monkeypatch.setattr(local, "command", lambda run, data_dir: [sys.executable, "-c", code, str(run.folder)])
+    monkeypatch.setattr(local.measuring, "in_a_process", lambda *_: 0)
+    planned.folder.mkdir(parents=True)
+    assert local.run_all(planned, "data", at_once=2) == 0
+    out = capfd.readouterr().out
+    assert out.count(": begins") == 4  # 2 seeds x 2 trainings
+    assert out.endswith("3 arms x 2 seeds in " + str(planned.folder) + ": 6 done\n")
