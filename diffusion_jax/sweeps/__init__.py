@@ -1,6 +1,8 @@
 """A question asked of many trainings: the arms of a sweep file, each with several seeds, each run in its own folder."""
 
-from diffusion_jax.sweeps import local, measuring, plan, standings, table
+from collections.abc import Sequence
+
+from diffusion_jax.sweeps import local, measuring, plan, slurm, standings, table
 from diffusion_jax.training import run_folder
 
 
@@ -13,10 +15,13 @@ def run(
     dry_run: bool = False,
     measure_only: bool = False,
     at_once: int = 1,
+    launcher: str = "local",
+    slurm_settings: Sequence[str] = (),
 ) -> int:
     """Train and measure what is missing of a sweep, or print what that would be; returns the exit code.
 
-    at_once: runs that are trained side by side. measure_only: what is trained is measured, and nothing is trained.
+    launcher: where runs are trained, "local" or "slurm", whose jobs have these settings, "name=value". at_once: runs
+    that are trained side by side, here. measure_only: what is trained is measured, and nothing is trained.
     0: all runs are done. 1: some failed. 128 + a signal's number: left, as that asked.
     Raises ValueError for a sweep file that makes no sweep, see `plan.read`; OSError where another process runs it.
     """
@@ -30,4 +35,6 @@ def run(
         return measuring.measure_all(planned, data_dir)
     planned.folder.mkdir(parents=True, exist_ok=True)
     with run_folder.lock(planned.folder):
+        if launcher == "slurm":
+            return slurm.run_all(planned, data_dir, slurm.settings_of(slurm_settings))
         return local.run_all(planned, data_dir, at_once)
