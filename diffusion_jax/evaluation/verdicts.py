@@ -98,13 +98,17 @@ def verdicts(
     *,
     lower_is_better: bool,
     relevant: float,
+    relevant_of: str = "mean",
+    against: str | None = None,
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> list[Verdict]:
     """The verdict on each pair of arms; any of them is a wrong BETTER or WORSE with a probability of alpha at most.
 
-    relevant: the difference that matters, above 0, as a share of the pair's mean (0.05 is 5%). With the needed seeds it
-    is found with that power, at the sharpest level that Holm's correction may ask for: alpha over the number of pairs.
+    relevant: the difference that matters, above 0, as a share of the pair's "mean" (0.05 is 5%), or in the figure's own
+    unit where relevant_of is "one". With the needed seeds it is found with that power, at the sharpest level that
+    Holm's correction may ask for: alpha over the number of pairs. against: an arm settled before, with which alone the
+    others are paired: so there are fewer pairs to correct for.
     No arm is called better where it diverged or crashed in a seed that the other finished: its mean leaves that out.
     The number of seeds is to be settled before: adding one at a time to 5 until a difference is found, or there are 10,
     finds one between arms that are alike in 11.5% of sweeps, not 5%.
@@ -114,8 +118,13 @@ def verdicts(
         raise ValueError(f"a verdict is on two arms or more, not on {list(runs)}")
     if not (relevant > 0 and 0 < alpha < 1 and 0 < power < 1):
         raise ValueError(f"relevant is above 0, alpha and power between 0 and 1, not {relevant}, {alpha} and {power}")
+    if relevant_of not in ("mean", "one"):
+        raise ValueError(f"a relevant difference is a share of the mean or one of the unit, not of {relevant_of!r}")
+    if against is not None and against not in runs:
+        raise ValueError(f"there is no arm {against} to compare with: there are {', '.join(runs)}")
     fates = fates_of(runs, seeds)
-    pairs = [Pair(a, b, fates[a], fates[b]) for a, b in combinations(runs, 2)]
+    couples = combinations(runs, 2) if against is None else [(arm, against) for arm in runs if arm != against]
+    pairs = [Pair(a, b, fates[a], fates[b]) for a, b in couples]
     values = [np.array([[runs[arm][s] for s in _shared(pair)] for arm in pair[:2]], float) for pair in pairs]
     found = [paired.difference(*both, 1 - alpha) if both.shape[1] > 1 else None for both in values]
     corrected = paired.holm([np.nan if each is None else each.p for each in found])
@@ -126,7 +135,8 @@ def verdicts(
         figures, needed = [np.nan] * 6, None
         if each is not None:
             figures = map(float, (each.mean, each.low, each.high, each.p, p_holm, paired.sign_flip(both[0] - both[1])))
-            needed = _needed(relevant * abs(both.mean()), each, both.shape[1], sharpest, power)
+            effect = relevant * abs(both.mean()) if relevant_of == "mean" else relevant
+            needed = _needed(effect, each, both.shape[1], sharpest, power)
         left_out = sorted({s for fate in pair.of_a for s in fate} - {*_shared(pair)})
         made.append(Verdict(*pair[:2], *said, *figures, _shared(pair), tuple(left_out), needed))
     return made

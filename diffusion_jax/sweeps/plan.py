@@ -10,6 +10,8 @@ A dict with a name takes the place of an entry of the config; one without change
 sweep sets config.seed to 0, 1, 2, ... in every arm: batches, first parameters where shapes agree, noise and levels are
 then those of the other arms with that seed.
 
+AGAINST = "eps" in the file has all arms compared with that one alone, which takes fewer seeds than each with each.
+
 Arms whose configs differ in `sampling` and `figures` alone share their trainings. With train.steps = 0 nothing is
 trained: config.begin says what is drawn with, and seeds are draws of noise.
 """
@@ -59,7 +61,10 @@ class Run(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A sweep: `runs` has all arms of seed 0, then of seed 1, so that what is there early can be compared."""
+    """A sweep: `runs` has all arms of seed 0, then of seed 1, so that what is there early can be compared.
+
+    against: the arm that the others are compared with; None: each with each.
+    """
 
     file: Path
     question: str
@@ -67,6 +72,7 @@ class Plan(NamedTuple):
     preset: str | None
     folder: Path
     seeds: int
+    against: str | None
     arms: tuple[Arm, ...]
     runs: tuple[Run, ...]
 
@@ -92,7 +98,10 @@ def read(file: str | Path, seeds: int, preset: str | None = None, workdir: str |
     folder = Path(workdir) / file.stem
     homes = _homes(folder, arms)
     runs = tuple(_run(arm, seed, homes[arm.digest]) for seed in range(seeds) for arm in arms)
-    return Plan(file, file.stem, inspect.getdoc(module) or "", preset, folder, seeds, arms, runs)
+    against = getattr(module, "AGAINST", None)
+    if against is not None and against not in {arm.name for arm in arms}:
+        raise ValueError(f"{file}: AGAINST is {against!r}, and there is no such arm")
+    return Plan(file, file.stem, inspect.getdoc(module) or "", preset, folder, seeds, against, arms, runs)
 
 
 def digest(config: ConfigDict) -> str:

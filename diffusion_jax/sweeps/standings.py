@@ -67,6 +67,7 @@ def write_status(plan: Plan, standings: list[Standing]) -> None:
             "seeds": plan.seeds,
             "replicates": "drawing" if all(arm.config.train.steps == 0 for arm in plan.arms) else "training",
             "decides": _decides(plan),
+            "against": plan.against,
             "arms": arms,
             "runs": [_told(plan, standing) for standing in standings],
         },

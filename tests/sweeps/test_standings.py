@@ -55,7 +55,7 @@ def test_the_status_is_whole_and_keeps_what_runs_took(planned):
     told = json.loads((planned.folder / "status.json").read_text())
     assert {name: value for name, value in told.items() if name not in ("arms", "runs")} == {
         "question": "rates", "about": "Which rate?", "preset": "cpu", "seeds": 2, "replicates": "training",
-        "decides": None,
+        "decides": None, "against": None,
     }  # fmt: skip
     assert [arm["arm"] for arm in told["arms"]] == ["slow", "fast"]
     assert told["runs"][1] == dict(
