@@ -74,13 +74,15 @@ def sentences_of(sweep: Sweep, result: Result, most: int = 20) -> list[str]:
     return lines or ["One arm: there is nothing to compare."]
 
 
-def best(result: Result) -> str | None:
-    """The arm with the best mean of those where every seed finished; None where there is none or no better side."""
-    whole = [arm for arm in result.arms if arm.fates.finished and not any(arm.fates[1:])]
-    if not whole or not result.measured.about["better"]:
-        return None
-    sign = 1 if result.measured.about["better"] == "lower" else -1
-    return min(whole, key=lambda arm: sign * arm.mean).name
+def winners(result: Result) -> set[str]:
+    """The arms that are better than some other, and worse than none."""
+    won, lost = set(), set()
+    for each in result.verdicts:
+        if each.verdict == verdicts.BETTER:
+            won.add(each.a), lost.add(each.b)
+        elif each.verdict == verdicts.WORSE:
+            won.add(each.b), lost.add(each.a)
+    return won - lost
 
 
 def _runs(runs: list[findings.Run]) -> str:

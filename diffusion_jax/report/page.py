@@ -1,9 +1,11 @@
 """The report as one HTML file, which needs nothing else: no script, and pictures within it."""
 
 import base64
+import io
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
+
+from PIL import Image
 
 from diffusion_jax.report import judged, parts, tables
 from diffusion_jax.report.findings import Sweep
@@ -34,7 +36,7 @@ figure { margin: 1rem 0; }
 figure img { width: 100%; max-width: 44rem; height: auto; display: block; }
 figcaption { color: var(--quiet); font-size: .85rem; max-width: 44rem; }
 .strip img { height: 56px; width: auto; display: block; image-rendering: pixelated; }
-.strip td, .strip th { padding: .15rem .6rem .15rem 0; border: 0; vertical-align: middle; }
+.strip td, .strip th { padding: .12rem .3rem .12rem 0; border: 0; vertical-align: middle; }
 pre { overflow-x: auto; background: #f5f7f9; padding: .6rem .8rem; border-radius: 6px; font-size: .85rem; }
 details { margin: .4rem 0; } summary { cursor: pointer; color: var(--quiet); }
 """
@@ -103,17 +105,31 @@ def _samples(sweep: Sweep) -> str:
     prompts, rows = parts.samples(sweep)
     if not rows:
         return ""
-    shown = "".join(
-        f'<tr><th scope="row">{escape(arm)}</th><td><img src="{_data(Path(strip).read_bytes(), "png")}" '
-        f'alt="{escape(f"{arm}: {len(prompts)} pictures, in the order of the prompts", quote=True)}"></td></tr>'
-        for arm, strip in rows
-        if Path(strip).is_file()
-    )
+    head = "".join(f'<th scope="col">{number}</th>' for number in range(1, len(prompts) + 1))
+    body = []
+    for arm, strip in rows:
+        told = [escape(f"{arm}: {prompt}", quote=True) for prompt in prompts]
+        tiles = zip(_tiles(strip, len(prompts)), told, strict=True)
+        cells = "".join(f'<td><img src="{_data(tile, "png")}" alt="{alt}"></td>' for tile, alt in tiles)
+        body.append(f'<tr><th scope="row">{escape(arm)}</th>{cells}</tr>')
     told = "".join(f"<li>{escape(prompt)}</li>" for prompt in prompts)
     return (
-        f"<p>Seed 0 of each arm, from the same noise. From left to right:</p><ol>{told}</ol>"
-        f'<div class="box" tabindex="0"><table class="strip"><tbody>{shown}</tbody></table></div>'
+        f"<p>Seed 0 of each arm, from the same noise:</p><ol>{told}</ol>"
+        f'<div class="box" tabindex="0"><table class="strip"><thead><tr><td></td>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
     )
+
+
+def _tiles(strip: str, count: int) -> list[bytes]:
+    """The pictures of a row, a PNG each."""
+    made = []
+    with Image.open(strip) as row:
+        side = row.width // count
+        for number in range(count):
+            out = io.BytesIO()
+            row.crop((number * side, 0, (number + 1) * side, row.height)).save(out, "PNG")
+            made.append(out.getvalue())
+    return made
 
 
 def _arms(sweep: Sweep) -> str:

@@ -1,6 +1,7 @@
 """The words of a report that a page and a text share: what is measured, versions, how to do it again, what it means."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from diffusion_jax.report.findings import Sweep
 from diffusion_jax.report.judged import Result
@@ -28,7 +29,7 @@ SECONDS = "Seconds are of the machine that did it, and of whatever else it did."
 def measured(result: Result) -> str:
     """What a figure is, in a sentence: its unit, number, floor and features, and what difference matters."""
     about = result.measured.about
-    told = f"{about['title']}, of {about['n']:,} {about['of']}"
+    told = f"{about['title'][:1].upper()}{about['title'][1:]}, of {about['n']:,} {about['of']}"
     told += f"; {about['better']} is better" if about["better"] else "; neither side is better"
     if about["better"]:
         form = ".0%" if about["relevant_of"] == "mean" else "g"
@@ -66,7 +67,7 @@ def samples(sweep: Sweep, seed: int = 0) -> tuple[list[str], list[tuple[str, str
     rows = []
     for arm in sweep.arms:
         run = sweep.runs.get((arm, seed))
-        if run is None or not run.record or not run.record.get("strip"):
+        if run is None or not run.record or not Path(run.record.get("strip") or "/").is_file():
             continue
         if prompts and run.record["prompts"] != prompts:
             continue

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from textwrap import fill
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -16,6 +17,7 @@ from diffusion_jax.report.tables import as_csv
 
 COLORS = ("#1b6ca8", "#d1603d", "#3a8f5c", "#8a5fa8", "#b8892b", "#4fa3b8", "#a34d6d", "#6d6d6d")
 LINES = ("-", "--", ":", "-.")
+WIDE = 52  # letters in a line of a label
 MOST_LINES = 12  # arms in one plot of curves: more are told apart by nobody
 
 
@@ -49,7 +51,7 @@ def _forest(result: Result, section: str) -> Figure | None:
     known = [arm for arm in result.arms if arm.fates.finished]
     if not known:
         return None
-    canvas = Canvas(figsize=(7, 1.1 + 0.34 * len(known)), layout="constrained")
+    canvas = Canvas(figsize=(5.6, 1.1 + 0.3 * len(known)), layout="constrained")
     axes, about, rows = canvas.subplots(), result.measured.about, []
     for row, arm in enumerate(known):
         values = [result.measured.values[arm.name][seed] for seed in arm.fates.finished]
@@ -58,13 +60,14 @@ def _forest(result: Result, section: str) -> Figure | None:
             axes.plot([arm.low, arm.high], [row, row], color=COLORS[0], linewidth=2)
         axes.plot([arm.mean], [row], "o", color=COLORS[0], markersize=5)
         rows += [[arm.name, seed, value] for seed, value in zip(arm.fates.finished, values, strict=True)]
-    if about.get("floor") is not None:
+    low, high = axes.get_xlim()
+    if about.get("floor") is not None and low - (high - low) / 2 < about["floor"] < high + (high - low) / 2:
         axes.axvline(about["floor"], color=COLORS[2], linestyle=":", label="real pictures")
         axes.legend(frameon=False, fontsize=9)
     axes.set_yticks(range(len(known)), [arm.name for arm in known])
     axes.invert_yaxis()
     better = f" ({about['better']} is better)" if about["better"] else ""
-    axes.set_xlabel(f"{about['title']}{better}", fontsize=10)
+    axes.set_xlabel(fill(f"{about['title']}{better}", WIDE))
     _finish(axes)
     name = f"arms_{result.measured.name.replace('/', '_')}"
     title = f"{about['title']}: seeds (gray), mean and 95% interval of each arm"
@@ -128,7 +131,7 @@ def _lines(
     by_arm = {arm: each for arm, each in by_arm.items() if len(each[0]) > 1}
     if not by_arm:
         return None
-    canvas, rows = Canvas(figsize=(7, 4), layout="constrained"), []
+    canvas, rows = Canvas(figsize=(5.6, 3.6), layout="constrained"), []
     axes, numbers = canvas.subplots(), {arm: i for i, arm in enumerate(sweep.arms)}
     for arm, (x, values) in by_arm.items():
         mean, low, high = values.mean(1), *([np.full(len(x), np.nan)] * 2)
@@ -186,7 +189,7 @@ def _trade(sweep: Sweep, name: str, across: dict, up: dict, x_title: str, y_titl
     arms = [arm for arm in sweep.arms if arm in across and arm in up]
     if len(arms) < 2:
         return None
-    canvas = Canvas(figsize=(7, 4.6), layout="constrained")
+    canvas = Canvas(figsize=(5.6, 4.4), layout="constrained")
     axes = canvas.subplots()
     kinds: dict[str, list[str]] = {}
     for arm in arms:
@@ -201,8 +204,8 @@ def _trade(sweep: Sweep, name: str, across: dict, up: dict, x_title: str, y_titl
                 last = members[point].rpartition("-")[2]
                 axes.annotate(last, (of_x[0], of_y[0]), fontsize=7, xytext=(3, 3), textcoords="offset points")
         axes.plot(x[:, 0], y[:, 0], marker="o", markersize=4, linewidth=1.2, label=kind, **look)
-    axes.set_xlabel(x_title, fontsize=10)
-    axes.set_ylabel(y_title, fontsize=10)
+    axes.set_xlabel(fill(x_title, WIDE))
+    axes.set_ylabel(fill(y_title, WIDE))
     _finish(axes)
     axes.legend(frameon=False, fontsize=8)
     rows = [[arm, *across[arm], *up[arm]] for arm in arms]

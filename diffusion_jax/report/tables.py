@@ -10,7 +10,7 @@ import numpy as np
 from diffusion_jax.evaluation import sentences
 from diffusion_jax.evaluation.verdicts import Verdict
 from diffusion_jax.report.findings import Sweep
-from diffusion_jax.report.judged import Result, best
+from diffusion_jax.report.judged import Result, winners
 from diffusion_jax.training.progress import duration
 
 MOST_PAIRS = 40  # on a page; all are in pairs.csv
@@ -25,7 +25,7 @@ class Table(NamedTuple):
 
 
 def arms(sweep: Sweep, result: Result) -> Table:
-    """Mean, interval and seeds of each arm; the best one is marked."""
+    """Mean, interval and seeds of each arm; those that are better than some other and worse than none are marked."""
     rows = []
     for arm in result.arms:
         finished, *lost = arm.fates
@@ -38,8 +38,7 @@ def arms(sweep: Sweep, result: Result) -> Table:
         rows.append(
             [arm.name, number(arm.mean) if finished else "-", interval, f"{len(finished)} of {sweep.seeds}", fates]
         )
-    winner = best(result)
-    marked = frozenset(i for i, arm in enumerate(result.arms) if arm.name == winner)
+    marked = frozenset(i for i, arm in enumerate(result.arms) if arm.name in winners(result))
     return Table(("arm", "mean", "95% interval", "seeds", "seeds left out"), rows, marked)
 
 
