@@ -180,3 +180,31 @@ def test_what_has_no_verdict_is_refused(runs, options, message):
 def test_a_figure_that_is_none_is_refused_by_name():
     with pytest.raises(ValueError, match=r"arm a, seed 3: '1\.0' is no figure"):
         verdicts.fate_of("a", 3, "1.0")
+
+
+def test_a_relevant_difference_may_be_in_the_unit_of_the_figure():
+    """Of figures around 0.1, a twentieth is 0.005, and takes many seeds; 0.05 is half of them."""
+    rng = np.random.default_rng(0)
+    runs = {arm: dict(enumerate(0.1 + 0.02 * rng.normal(size=6))) for arm in ("a", "b")}
+    (share,) = verdicts.verdicts(runs, lower_is_better=True, relevant=0.05)
+    (unit,) = verdicts.verdicts(runs, lower_is_better=True, relevant=0.05, relevant_of="one")
+    assert unit._replace(needed=None) == share._replace(needed=None)
+    assert unit.needed.seeds < 10 < share.needed.seeds
+    mean = np.mean([list(figures.values()) for figures in runs.values()])
+    (same,) = verdicts.verdicts(runs, lower_is_better=True, relevant=0.05 * mean, relevant_of="one")
+    assert same == share
+    with pytest.raises(ValueError, match="not of 'two'"):
+        verdicts.verdicts(runs, lower_is_better=True, relevant=0.05, relevant_of="two")
+
+
+def test_against_one_arm_there_are_fewer_pairs_to_correct_for():
+    rng = np.random.default_rng(0)
+    runs = {arm: dict(enumerate(i + 0.5 * rng.normal(size=5))) for i, arm in enumerate("abcd")}
+    every = {(each.a, each.b): each for each in verdicts.verdicts(runs, lower_is_better=True, relevant=0.05)}
+    against = verdicts.verdicts(runs, lower_is_better=True, relevant=0.05, against="d")
+    assert [(each.a, each.b) for each in against] == [("a", "d"), ("b", "d"), ("c", "d")]
+    assert [each.p for each in against] == [every["a", "d"].p, every["b", "d"].p, every["c", "d"].p]
+    assert all(each.p_holm <= every[each.a, each.b].p_holm for each in against)
+    assert against[0].p_holm < every["a", "d"].p_holm
+    with pytest.raises(ValueError, match="there is no arm e to compare with: there are a, b, c, d"):
+        verdicts.verdicts(runs, lower_is_better=True, relevant=0.05, against="e")
