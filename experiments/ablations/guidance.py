@@ -22,7 +22,7 @@ KINDS = {
 def get_config(preset="cpu"):
     config = shapes16.get_config(preset)
     if preset == "cpu":
-        shapes16.train_for(config, 3000)  # guidance is of no use to a network that does not listen
+        shapes16.train_for(config, 1500)  # guidance is of no use to a network that does not listen
     config.figures = (dict(name="alignment", part="color"), dict(name="pixels"))
     return config
 

@@ -115,3 +115,15 @@ def test_measures_that_do_not_fit_are_one_line(figures, line):
     config = config_of(*figures)
     with pytest.raises(ValueError, match=line):
         record.make_measuring(config, build.build(config), "data")
+
+
+def test_more_calls_come_nearer_to_the_solution_and_the_long_run_is_there():
+    errors = {}
+    for name, nfe in (("euler", 4), ("euler", 16), ("heun", 31)):
+        config = config_of(dict(name="solved", nfe=31))
+        config.sampling.update(dict(nfe=nfe, sampler=dict(name=name), cfg_scale=1.0))
+        experiment = build.build(config)
+        params = jax.jit(experiment.init)(jax.random.key(1))
+        found = record.make_measuring(config, experiment, "data")(params, 5)
+        errors[name, nfe] = found.figures["solved/error"]["value"]
+    assert errors["euler", 4] > errors["euler", 16] > errors["heun", 31] == 0
