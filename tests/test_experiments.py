@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax import build, sampling, trained
+from diffusion_jax import build, measures, sampling, trained
 from diffusion_jax import config as entries
 from diffusion_jax.data.examples import Indexed
+from diffusion_jax.sweeps import plan as sweeps
 
 NAMES = sorted(
     path.stem for path in (Path(__file__).parents[1] / "experiments").glob("*.py") if path.stem != "__init__"
 )
+ABLATIONS = Path(__file__).parents[1] / "experiments" / "ablations"
+SWEEPS = sorted(path.stem for path in ABLATIONS.glob("*.py") if "def sweep(" in path.read_text())
 
 
 def config_of(name, *arguments):
@@ -31,6 +34,21 @@ def test_every_experiment_fits_together(name):
     sigmas = grid()
     assert (jnp.diff(sigmas) < 0).all()
     assert sigmas[-1] > 0
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_arm_of_every_sweep_fits_together(name, tmp_path):
+    assert len(sweeps.read(ABLATIONS / f"{name}.py", 1, "full", tmp_path).arms) > 1
+    planned = sweeps.read(ABLATIONS / f"{name}.py", 1, "cpu", tmp_path)
+    assert planned.about
+    built = {}
+    for arm in planned.arms:
+        if arm.digest not in built:
+            built[arm.digest] = build.build(arm.config)
+        if any(line.startswith("sampling.") for line in arm.differs):
+            sampling.sampler(built[arm.digest], arm.config.sampling)
+        for entry in arm.config.figures:
+            entries.bind(entry, measures, given=1)
 
 
 def test_own_schedule_is_a_schedule():

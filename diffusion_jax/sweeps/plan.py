@@ -1,7 +1,7 @@
 """From a sweep file to its runs: arms x seeds, each in a folder whose name follows from what it learns.
 
-A sweep file has a docstring (the question, what is known, what it costs), get_config(), which may take the preset, and
-sweep(add), which calls add for each arm:
+A sweep file has a docstring (the question, what is known, what it costs), get_config() and sweep(add), which calls add
+for each arm; both may take the preset too:
 
     add("eps", parameterization=dict(name="eps_prediction"))
     add("slower", {"optimizer.learning_rate": 1e-4})
@@ -23,6 +23,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -92,7 +93,8 @@ def read(file: str | Path, seeds: int, preset: str | None = None, workdir: str |
     module = _module(file)
     try:
         base, preset = _base(module, preset)
-        arms = _arms(base, module.sweep)
+        told = entries.accepted(module.sweep, preset=preset)
+        arms = _arms(base, partial(module.sweep, **told))
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     folder = Path(workdir) / file.stem
