@@ -33,6 +33,8 @@ def run(
         return 0
     if measure_only:
         return measuring.measure_all(planned, data_dir)
+    if launcher == "slurm":
+        slurm.check()
     planned.folder.mkdir(parents=True, exist_ok=True)
     with run_folder.lock(planned.folder):
         if launcher == "slurm":

@@ -69,6 +69,18 @@ def settings_of(told: Sequence[str]) -> dict:
     return made
 
 
+def check() -> None:
+    """Raises ValueError unless submitit is installed and a SLURM answers from here."""
+    _submitit()
+    try:
+        asked = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ValueError(f"--launcher=slurm: there is no SLURM to submit to from here: {error}") from error
+    if asked.returncode:
+        said = (asked.stderr.strip().splitlines() or ["sinfo failed, and said nothing"])[-1]
+        raise ValueError(f"--launcher=slurm: there is no SLURM to submit to from here: {said}")
+
+
 def executor(plan: Plan, settings: dict, cluster: str = "slurm"):
     """submitit's way to submit jobs of this sweep, whose files lie in its folder.
 
