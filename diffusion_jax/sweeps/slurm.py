@@ -128,7 +128,7 @@ def run_all(plan: Plan, data_dir: str, settings: dict, make: Callable = executor
                 for number in jobs:
                     told.look(number)
                 time.sleep(EVERY if jobs else 0)
-            for number in told.waiting:
+            for number in set(told.waiting) - set(homes.values()):  # of arms that share a training
                 if stands.finished(plan.runs[number]):
                     told.found(number)
         unmeasured = 0

@@ -1,5 +1,6 @@
 """launch/slurm.sbatch under SLURM itself, on this machine alone: where slurmctld is installed, and as root."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands.conftest import MINI
 from tests.commands.test_train import state_of
 from tests.launch.conftest import wait_for
 from tests.launch.test_train import CONFIG, STEPS, kill_one
@@ -125,6 +127,38 @@ def test_a_training_is_killed_put_back_and_goes_on_to_its_end(submit, tmp_path):
     assert (state, restarts) == ("COMPLETED", 1), log
     assert "going on from step" in log
     assert state_of(tmp_path / "run")[0] == STEPS
+
+
+SWEEP = f"""{MINI}
+mini = get_config
+
+
+def get_config():
+    config = mini()
+    config.train.update(dict(steps=4, validate_every=0, sample_every=0))
+    config.label = ""
+    return config
+
+
+def sweep(add):
+    add("a")
+    add("drawn", sampling=dict(cfg_scale=1.0))
+    add("crashes", weighting=dict(name="min_snr", gama=5.0))
+"""
+
+
+def test_a_sweep_trains_and_measures_in_jobs(slurm, tmp_path):
+    (tmp_path / "sweep.py").write_text(SWEEP)
+    line = [sys.executable, "-m", "diffusion_jax", "sweep", tmp_path / "sweep.py", f"--workdir={tmp_path}", "--seeds=1"]
+    line += ["--launcher=slurm", "--slurm=timeout_min=20"]
+    done = subprocess.run(line, env=slurm, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 1, done.stderr
+    assert "crashes, seed 0: failed with code 1: error: config.weighting" in done.stdout
+    assert done.stdout.count(": done at step 4/4") == 2
+    told = json.loads((tmp_path / "sweep" / "status.json").read_text())
+    assert [(run["state"], run["figures"] is not None) for run in told["runs"]] == [
+        ("done", True), ("done", True), ("failed", False),
+    ]  # fmt: skip
 
 
 def log_of(folder):
