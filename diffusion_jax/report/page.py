@@ -12,6 +12,7 @@ from diffusion_jax.report.findings import Sweep
 from diffusion_jax.report.judged import Result
 from diffusion_jax.report.plots import Figure
 
+MOST_SEEDS = 5  # whose pictures are shown
 STYLE = """
 :root { color-scheme: light; --ink: #1d2126; --quiet: #5d6670; --line: #d9dee3; --mark: #eef5ea; --warn: #fff4e0; }
 * { box-sizing: border-box; }
@@ -35,7 +36,10 @@ tr.marked > * { background: var(--mark); }
 figure { margin: 1rem 0; }
 figure img { width: 100%; max-width: 44rem; height: auto; display: block; }
 figcaption { color: var(--quiet); font-size: .85rem; max-width: 44rem; }
-.strip img { height: 56px; width: auto; display: block; image-rendering: pixelated; }
+.strip img { height: 60px; width: auto; display: block; image-rendering: pixelated; }
+.strip thead th { font-weight: 400; font-size: .75rem; white-space: normal; width: 64px; vertical-align: bottom; }
+.pair { display: grid; gap: 0 1.5rem; }
+@media (min-width: 56rem) { .pair { grid-template-columns: 1fr 1fr; } }
 .strip td, .strip th { padding: .12rem .3rem .12rem 0; border: 0; vertical-align: middle; }
 pre { overflow-x: auto; background: #f5f7f9; padding: .6rem .8rem; border-radius: 6px; font-size: .85rem; }
 details { margin: .4rem 0; } summary { cursor: pointer; color: var(--quiet); }
@@ -102,22 +106,27 @@ def _pairs(result: Result) -> str:
 
 
 def _samples(sweep: Sweep) -> str:
-    prompts, rows = parts.samples(sweep)
-    if not rows:
+    grids = [_grid(sweep, seed) for seed in range(min(sweep.seeds, MOST_SEEDS))]
+    shown = [(seed, grid) for seed, grid in enumerate(grids) if grid]
+    if not shown:
         return ""
-    head = "".join(f'<th scope="col">{number}</th>' for number in range(1, len(prompts) + 1))
+    (first, grid), *others = shown
+    more = "".join(f"<details><summary>Seed {seed}</summary>{each}</details>" for seed, each in others)
+    return f"<p>Seed {first} of each arm: in a column one prompt, drawn from one noise.</p>{grid}{more}"
+
+
+def _grid(sweep: Sweep, seed: int) -> str:
+    """The pictures of one seed, an arm a row; nothing where there are none."""
+    prompts, rows = parts.samples(sweep, seed)
+    head = "".join(f'<th scope="col">{escape(prompt)}</th>' for prompt in prompts)
     body = []
     for arm, strip in rows:
         told = [escape(f"{arm}: {prompt}", quote=True) for prompt in prompts]
         tiles = zip(_tiles(strip, len(prompts)), told, strict=True)
         cells = "".join(f'<td><img src="{_data(tile, "png")}" alt="{alt}"></td>' for tile, alt in tiles)
         body.append(f'<tr><th scope="row">{escape(arm)}</th>{cells}</tr>')
-    told = "".join(f"<li>{escape(prompt)}</li>" for prompt in prompts)
-    return (
-        f"<p>Seed 0 of each arm, from the same noise:</p><ol>{told}</ol>"
-        f'<div class="box" tabindex="0"><table class="strip"><thead><tr><td></td>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
+    table = f'<table class="strip"><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    return f'<div class="box" tabindex="0">{table}</div>' if rows else ""
 
 
 def _tiles(strip: str, count: int) -> list[bytes]:
@@ -143,7 +152,8 @@ def _again(sweep: Sweep) -> str:
 
 
 def _figures(figures: Sequence[Figure], section: str) -> str:
-    return "".join(_figure(each) for each in figures if each.section == section)
+    drawn = [_figure(each) for each in figures if each.section == section]
+    return "".join(drawn) if len(drawn) < 2 else f'<div class="pair">{"".join(drawn)}</div>'
 
 
 def _figure(figure: Figure) -> str:

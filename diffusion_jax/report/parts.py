@@ -61,7 +61,7 @@ def again(sweep: Sweep) -> list[str]:
     ]
 
 
-def samples(sweep: Sweep, seed: int = 0) -> tuple[list[str], list[tuple[str, str]]]:
+def samples(sweep: Sweep, seed: int) -> tuple[list[str], list[tuple[str, str]]]:
     """The prompts, and of each arm that has drawn them with this seed the file of its row of pictures."""
     prompts: list[str] = []
     rows = []
