@@ -44,8 +44,7 @@ def efficientnet_lite0(batch: int = 32) -> Features:
     weights is missing, ValueError where its file is not the published one. `extract` raises ValueError for what is no
     uint8 pictures.
     """
-    if batch < 1:
-        raise ValueError(f"features of {batch} pictures at once are none: batch is 1 or more")
+    check_batch(batch)
     path = folder_at(FOLDER) / FILE
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != SHA256:
@@ -58,8 +57,13 @@ def efficientnet_lite0(batch: int = 32) -> Features:
         with jax.default_matmul_precision("float32"):  # GPUs and TPUs would round to fewer digits
             return network.apply({"params": params}, (pictures - MEAN) / DEVIATION)[0]
 
-    extract = partial(_extract, partial(run, params), size=efficientnet.SIZE, batch=batch)
-    return Features("efficientnet_lite0", digest, efficientnet.FEATURES, extract)
+    prepare = partial(resized, size=efficientnet.SIZE)
+    return Features(
+        "efficientnet_lite0",
+        digest,
+        efficientnet.FEATURES,
+        partial(extract, partial(run, params), prepare=prepare, batch=batch),
+    )
 
 
 def resized(pictures: np.ndarray, size: int) -> np.ndarray:
@@ -76,7 +80,18 @@ def resized(pictures: np.ndarray, size: int) -> np.ndarray:
     return result.clip(0, 255)
 
 
-def _extract(run: Callable, pictures: np.ndarray, *, size: int, batch: int) -> np.ndarray:
+def check_batch(batch: int) -> None:
+    """Raises ValueError for a number of pictures that are computed at once that is none."""
+    if batch < 1:
+        raise ValueError(f"features of {batch} pictures at once are none: batch is 1 or more")
+
+
+def extract(run: Callable, pictures: np.ndarray, *, prepare: Callable, batch: int) -> np.ndarray:
+    """The features float32 (n, dim) of uint8 pictures (n, height, width, 3), so many at once.
+
+    prepare: so many of them -> what the network takes. run: that, always of one shape -> features. Raises ValueError
+    for what is no uint8 pictures.
+    """
     pictures = np.asarray(pictures)
     if pictures.dtype != np.uint8:
         told = f" from {pictures.min():.3g} to {pictures.max():.3g}" if pictures.size else ""
@@ -85,7 +100,7 @@ def _extract(run: Callable, pictures: np.ndarray, *, size: int, batch: int) -> n
         raise ValueError(f"features are of pictures (n, height, width, 3), not of {pictures.shape}")
     parts = []
     for start in range(0, len(pictures), batch):
-        part = resized(pictures[start : start + batch], size)
+        part = prepare(pictures[start : start + batch])
         whole = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), np.float32)])  # one compilation
         parts.append(np.asarray(run(whole))[: len(part)])
     return np.concatenate(parts)

@@ -1,7 +1,6 @@
 """EfficientNet-Lite0 as efficientnet_lite_pytorch names its tensors, and with its batch norms, as ours.
 
-The names are those of lukemelas/EfficientNet-PyTorch. Kernels of PyTorch are (out, in, rows, columns), ours (rows,
-columns, in, out); a convolution in groups has one channel in.
+The names are those of lukemelas/EfficientNet-PyTorch.
 """
 
 from collections.abc import Mapping
@@ -11,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.interop import batch_norms
 from diffusion_jax.models.efficientnet import STAGES, EfficientNetLite0
 
 EPSILON = 1e-3  # of every batch norm
-COUNTER = "num_batches_tracked"  # of batch norms in PyTorch, and of no use here
 
 
 def params(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -23,40 +22,9 @@ def params(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     Each batch norm is folded, in float64, into the convolution before it. Raises ValueError for tensors that are
     missing, left over, of another shape, or no batch norm.
     """
-    wanted = _shapes()
-    found = {name: np.shape(tensor) for name, tensor in tensors.items() if not name.endswith(COUNTER)}
-    wrong = [f"{name} is missing" for name in wanted if name not in found]
-    wrong += [f"{name} is left over" for name in found if name not in wanted]
-    wrong += [
-        f"{name} is {found[name]}, not {shape}" for name, shape in wanted.items() if found.get(name, shape) != shape
-    ]
-    wrong += [
-        f"{name} is negative" for name in wanted if name.endswith("running_var") and np.any(tensors.get(name, 0) < 0)
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
-        raise ValueError(f"these tensors are no EfficientNet-Lite0: {'; '.join(wrong[:8])}{more}")
-    ours: dict[str, Any] = {}
-    for path, convolution, norm in _pairs():
-        parent = ours
-        for name in path:
-            parent = parent.setdefault(name, {})
-        parent.update(_folded(tensors, convolution, norm))
-    ours["classes"] = {"kernel": _float32(tensors["_fc.weight"].T), "bias": _float32(tensors["_fc.bias"])}
-    return ours
-
-
-def _folded(tensors: Mapping[str, np.ndarray], convolution: str, norm: str) -> dict[str, np.ndarray]:
-    kernel = np.asarray(tensors[f"{convolution}.weight"], np.float64).transpose(2, 3, 1, 0)
-    scale, shift, mean, variance = (
-        np.asarray(tensors[f"{norm}.{name}"], np.float64) for name in ("weight", "bias", "running_mean", "running_var")
-    )
-    factor = scale / np.sqrt(variance + EPSILON)
-    return {"kernel": _float32(kernel * factor), "bias": _float32(shift - mean * factor)}
-
-
-def _float32(values: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(values, np.float32)
+    batch_norms.check(tensors, _shapes(), "EfficientNet-Lite0")
+    parts = {path: batch_norms.folded(tensors, *names, EPSILON) for path, *names in _pairs()}
+    return batch_norms.nested(parts | {("classes",): batch_norms.dense(tensors, "_fc")})
 
 
 def _pairs() -> list[tuple[tuple[str, ...], str, str]]:
@@ -80,11 +48,6 @@ def _shapes() -> dict[str, tuple[int, ...]]:
     ours = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
     classes, features = ours["classes"]["kernel"].shape[::-1]
     shapes: dict[str, tuple[int, ...]] = {"_fc.weight": (classes, features), "_fc.bias": (classes,)}
-    for path, convolution, norm in _pairs():
-        node = ours
-        for name in path:
-            node = node[name]
-        rows, columns, inputs, outputs = node["kernel"].shape
-        shapes[f"{convolution}.weight"] = (outputs, inputs, rows, columns)
-        shapes |= {f"{norm}.{name}": (outputs,) for name in ("weight", "bias", "running_mean", "running_var")}
+    for path, *names in _pairs():
+        shapes |= batch_norms.shapes(batch_norms.at(ours, path)["kernel"].shape, *names)
     return shapes
