@@ -37,6 +37,30 @@ def gaussian_w2(mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLike, c
     return float(np.sum(offset**2) + np.sum((root_a - root_b @ (left @ right)) ** 2))
 
 
+def gaussian_w2_of_few(mean_a: ArrayLike, factor_a: ArrayLike, mean_b: ArrayLike, factor_b: ArrayLike) -> float:
+    """`gaussian_w2` of covariances F^T F, by their factors F (rows, dim), and exact like it.
+
+    The roots of A and B may be any: of n rows the time goes like n^2 (n + dim), not like dim^3.
+    """
+    rows = max(len(factor_a), len(factor_b))
+    a, b = (np.pad(_floats(each), ((0, rows - len(each)), (0, 0))) for each in (factor_a, factor_b))
+    left, _, right = np.linalg.svd(b @ a.T)
+    return float(np.sum((_floats(mean_a) - _floats(mean_b)) ** 2) + np.sum((b - left @ right @ a) ** 2))
+
+
+def gaussian_w2_to_few(mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLike, factor_b: ArrayLike) -> float:
+    """`gaussian_w2` where the covariance of b is F^T F, of few rows F (rows, dim); the time goes like rows dim^2.
+
+    By the trace of the root of F A F^T, the formula with the cancellation: good to some digits less where F F^T or
+    F A F^T is singular.
+    """
+    b = _floats(factor_b)
+    a = _covariance(covariance_a, b.shape[1])
+    across = np.sqrt(_variances(np.linalg.eigvalsh(b @ a @ b.T))).sum()
+    offset = np.sum((_floats(mean_a) - _floats(mean_b)) ** 2)
+    return float(offset + max(np.trace(a) + np.sum(b**2) - 2 * across, 0))
+
+
 def frechet(a: ArrayLike, b: ArrayLike, groups: int = 16, seed: int = 0) -> Estimate:
     """`gaussian_w2` of the normal laws that have the samples' means and covariances: the formula of FID.
 
@@ -88,7 +112,7 @@ def energy_distance(a: ArrayLike, b: ArrayLike) -> Estimate:
 
     It is the MMD of the kernel -|x - y| (Sejdinovic et al. 2013). Time and memory grow like n^2.
     """
-    return mmd(a, b, lambda x, y: -np.sqrt(_squared_distances(x, y)))
+    return mmd(a, b, lambda x, y: -np.sqrt(squared_distances(x, y)))
 
 
 def mmd(a: ArrayLike, b: ArrayLike, kernel: Callable) -> Estimate:
@@ -105,7 +129,14 @@ def mmd(a: ArrayLike, b: ArrayLike, kernel: Callable) -> Estimate:
 
 def rbf(x: np.ndarray, y: np.ndarray, bandwidth: float) -> np.ndarray:
     """exp(-|x - y|^2 / (2 bandwidth^2)): sees differences on the scale of the bandwidth best."""
-    return np.exp(-0.5 * _squared_distances(x, y) / bandwidth**2)
+    return np.exp(-0.5 * squared_distances(x, y) / bandwidth**2)
+
+
+def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The squared distance of each row of x to each of y, (n, m), without those digits that all samples share."""
+    center = x.mean(0)  # the products below would lose them
+    x, y = x - center, y - center
+    return np.maximum(np.sum(x**2, 1)[:, None] + np.sum(y**2, 1)[None] - 2 * x @ y.T, 0)
 
 
 def _pair_mean(h: np.ndarray) -> tuple[float, float]:
@@ -130,23 +161,26 @@ def _products(differences: np.ndarray) -> np.ndarray:
     return np.einsum("iqd,jqd->ijd", differences, differences) / differences.shape[1]
 
 
-def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    center = x.mean(0)  # the products below lose the digits that all samples share
-    x, y = x - center, y - center
-    return np.maximum(np.sum(x**2, 1)[:, None] + np.sum(y**2, 1)[None] - 2 * x @ y.T, 0)
-
-
 def _root(covariance: ArrayLike, size: int) -> np.ndarray:
     """The symmetric root of a covariance."""
+    variance, basis = np.linalg.eigh(_covariance(covariance, size))
+    return basis * np.sqrt(_variances(variance)) @ basis.T
+
+
+def _covariance(covariance: ArrayLike, size: int) -> np.ndarray:
     covariance = _floats(covariance)
     if covariance.shape != (size, size):
         raise ValueError(f"a covariance of {size} features cannot have the shape {covariance.shape}")
     if not np.allclose(covariance, covariance.T, rtol=1e-6, atol=1e-9 * np.abs(covariance).max()):
         raise ValueError("a covariance must be symmetric")
-    variance, basis = np.linalg.eigh(covariance)
+    return covariance
+
+
+def _variances(variance: np.ndarray) -> np.ndarray:
+    """Eigenvalues in rising order without those that rounding made negative."""
     if variance[0] < -1e-6 * np.abs(variance).max():
         raise ValueError(f"a covariance has no negative variance, but there is one of {variance[0]:.3g}")
-    return basis * np.sqrt(np.maximum(variance, 0)) @ basis.T
+    return np.maximum(variance, 0)
 
 
 def _grouped(a: ArrayLike, b: ArrayLike, groups: int, of: int, seed: int) -> list[np.ndarray]:

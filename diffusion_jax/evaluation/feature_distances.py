@@ -9,16 +9,26 @@ from typing import NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 
-from diffusion_jax.evaluation import distances
-from diffusion_jax.evaluation.distances import Estimate, gaussian_w2, mmd
+from diffusion_jax.evaluation.distances import (
+    Estimate,
+    gaussian_w2,
+    gaussian_w2_of_few,
+    gaussian_w2_to_few,
+    mmd,
+    squared_distances,
+)
 
 
 class Moments(NamedTuple):
-    """The mean (dim,) and the covariance (dim, dim) of features, and of how many they are."""
+    """The mean (dim,) and the covariance (dim, dim) of features, and of how many they are.
+
+    factor: of features fewer than dimensions, what the covariance is the square of: factor^T factor, (count - 1, dim).
+    """
 
     count: int
     mean: np.ndarray
     covariance: np.ndarray
+    factor: np.ndarray | None = None
 
 
 class Neighborhoods(NamedTuple):
@@ -33,15 +43,31 @@ class Neighborhoods(NamedTuple):
 def moments(features: ArrayLike) -> Moments:
     """The mean and the covariance, divided by n - 1, of two or more features. Raises ValueError for what is none."""
     features = _features(features, at_least=2)
-    return Moments(len(features), features.mean(0), np.cov(features.T).reshape(2 * features.shape[1:]))
+    count, dim = features.shape
+    mean = features.mean(0)
+    factor = (features - mean[None]) / (count - 1) ** 0.5
+    if count > dim:
+        return Moments(count, mean, factor.T @ factor)
+    # A reflection of rows, which changes no covariance, takes (1, ..., 1) to the first: there nothing is left.
+    axis = np.full(count, count**-0.5)
+    axis[0] -= 1
+    factor = (factor - np.outer(axis, axis @ factor) * (2 / (axis @ axis)))[1:]
+    return Moments(count, mean, factor.T @ factor, factor)
 
 
 def fd(a: Moments, b: Moments) -> float:
     """The Fréchet distance of two sets of features, which for Inception's is FID (Heusel et al. 2017).
 
-    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)), by `distances.gaussian_w2`. It is too large by about c / n.
+    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)), by `distances.gaussian_w2`, or what gives the same sooner where
+    there are fewer features than dimensions. It is too large by about c / n. Raises ValueError for shapes that do not
+    fit, and for a matrix that is no covariance.
     """
-    return gaussian_w2(a.mean, a.covariance, b.mean, b.covariance)
+    if a.mean.shape != b.mean.shape or (a.factor is None and b.factor is None):
+        return gaussian_w2(a.mean, a.covariance, b.mean, b.covariance)
+    if a.factor is not None and b.factor is not None:
+        return gaussian_w2_of_few(a.mean, a.factor, b.mean, b.factor)
+    many, few = (a, b) if a.factor is None else (b, a)
+    return gaussian_w2_to_few(many.mean, many.covariance, few.mean, few.factor)
 
 
 def fd_infinity(features: ArrayLike, reference: Moments, fewest: int, points: int = 15, seed: int = 0) -> float:
@@ -70,7 +96,8 @@ def kid(a: ArrayLike, b: ArrayLike, block: int = 1000, seed: int = 0) -> Estimat
 
     Pairs are compared within blocks of the samples only (4 or more), in random order, since the time goes like their
     square; the value is the mean over blocks (Zaremba, Gretton and Blaschko 2013). a and b have one number of features,
-    and a remainder of it is left out. Raises ValueError for others, or too few.
+    and a remainder of it is left out. Pairs are of two different numbers, also one of a and one of b, where other code
+    takes all of the latter: the same on average. Raises ValueError for others, or too few.
     """
     a, b = _features(a, at_least=4), _features(b, at_least=4)
     if a.shape != b.shape:
@@ -100,7 +127,7 @@ def neighborhoods(real: ArrayLike, generated: ArrayLike, k: int = 5, rows: int =
     of_real, of_generated = (_reach(x, k, rows) for x in (real, generated))
     around, recalled, covered = np.zeros(len(generated)), 0, 0
     for start in range(0, len(real), rows):
-        apart = distances._squared_distances(real[start : start + rows], generated)
+        apart = squared_distances(real[start : start + rows], generated)
         inside = apart <= of_real[start : start + rows, None]
         around += inside.sum(0)
         covered += inside.any(1).sum()
@@ -123,7 +150,7 @@ def _reach(x: np.ndarray, k: int, rows: int) -> np.ndarray:
     """The squared distance of each to its k-th nearest other, and a little: equal distances stay within, if rounded."""
     reach = []
     for start in range(0, len(x), rows):
-        apart = distances._squared_distances(x[start : start + rows], x)
+        apart = squared_distances(x[start : start + rows], x)
         own = np.arange(len(apart))
         apart[own, start + own] = np.inf
         reach.append(np.partition(apart, k - 1, axis=1)[:, k - 1])

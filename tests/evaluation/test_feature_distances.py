@@ -5,6 +5,7 @@ import pytest
 from scipy.linalg import sqrtm
 
 from diffusion_jax.evaluation import feature_distances as d
+from diffusion_jax.evaluation.distances import gaussian_w2, gaussian_w2_of_few
 
 
 def draws(n=60, dim=5, shift=0.0, seed=0, m=None):
@@ -27,6 +28,29 @@ def test_fd_of_fewer_features_than_dimensions_is_a_number():
     assert d.fd(d.moments(a), d.moments(a)) == pytest.approx(0, abs=1e-9)
     assert d.fd(d.moments(a), d.moments(b)) > 1
     assert d.fd(d.moments(a[:, :1]), d.moments(b[:, :1] + 3)) > 1
+
+
+@pytest.mark.parametrize(("n", "m"), [(10, 14), (14, 10), (9, 200), (200, 9), (2, 3), (20, 21)])
+def test_fd_of_few_features_is_that_of_their_covariances(n, m):
+    a, b = draws(n, 20, 0.4, m=m)
+    b = b @ np.random.default_rng(1).normal(size=(20, 20))
+    of_a, of_b = d.moments(a), d.moments(b)
+    for found, features in ((of_a, a), (of_b, b)):
+        assert (found.factor is None) == (len(features) > 20)
+        np.testing.assert_allclose(found.covariance, np.cov(features.T), rtol=1e-9, atol=1e-12)
+    roots = ((x - x.mean(0)[None]) / (len(x) - 1) ** 0.5 for x in (a, b))
+    exact = gaussian_w2_of_few(a.mean(0), next(roots), b.mean(0), next(roots))
+    assert d.fd(of_a, of_b) == pytest.approx(exact, rel=1e-12)
+    # The root of a singular matrix has an error like the root of rounding.
+    assert gaussian_w2(a.mean(0), np.cov(a.T), b.mean(0), np.cov(b.T)) == pytest.approx(exact, rel=1e-7)
+    assert d.fd(of_a, of_a) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_matrix_that_is_no_covariance_is_told_beside_few_features():
+    few = d.moments(draws(4, 8)[0])
+    for wrong, reason in ((-np.eye(8), "no negative variance"), (np.tri(8), "symmetric"), (np.eye(7), "the shape")):
+        with pytest.raises(ValueError, match=reason):
+            d.fd(few, d.Moments(100, np.zeros(8), wrong))
 
 
 def test_fd_at_infinity_has_less_of_the_bias():
