@@ -138,7 +138,8 @@ def _describe(folder: Path, layout: Any, module: nn.Module, tokenizer: tokenizer
     tokenizers.save(folder, tokenizer)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def config_of(folder: Path) -> dict[str, Any]:
+    """The config.json of a folder. Raises FileNotFoundError where there is none, ValueError where it is no JSON."""
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no config.json: is it a folder that transformers wrote?")
@@ -151,7 +152,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _described(folder: Path, dtype: DTypeLike) -> tuple[nn.Module, Any, Any]:
     """The module, the layout of its family, and the shapes of its parameters."""
-    config = _config(folder)
+    config = config_of(folder)
     layout = _layout(folder, config)
     try:
         module = layout.module(config, dtype)

@@ -1,4 +1,4 @@
-"""FD, KID and neighborhoods of the stored features beside torchmetrics, scikit-learn and prdc, and the stored numbers."""
+"""FD, KID and neighborhoods of the stored features beside torchmetrics, scikit-learn and prdc: the stored numbers."""
 
 import json
 from functools import cache, partial
