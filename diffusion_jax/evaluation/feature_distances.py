@@ -22,7 +22,8 @@ from diffusion_jax.evaluation.distances import (
 class Moments(NamedTuple):
     """The mean (dim,) and the covariance (dim, dim) of features, and of how many they are.
 
-    factor: of features fewer than dimensions, what the covariance is the square of: factor^T factor, (count - 1, dim).
+    count: 0 where it is not known. factor: of features fewer than dimensions, what the covariance is the square of:
+    factor^T factor, (count - 1, dim).
     """
 
     count: int

@@ -37,7 +37,10 @@ def load_image_encoder(name: str | os.PathLike, kinds: tuple[str, ...] = ("dinov
     ValueError for another network, pickles, and tensors that are missing, left over or of another shape.
     """
     if (folder := folder_at(name)) is None:
-        raise FileNotFoundError(f"no folder {name}: it should have the config.json and model.safetensors of a network")
+        raise FileNotFoundError(
+            f"no folder {name}: it should have the config.json and model.safetensors of a network, such as the hub has "
+            "under facebook/dinov2-large or openai/clip-vit-large-patch14"
+        )
     config = config_of(folder)
     try:
         if not str(config.get("model_type")).startswith(kinds):
