@@ -1,4 +1,4 @@
-"""Files as torch.save wrote them before PyTorch 1.6, made here without torch; tests/reference reads a real one."""
+"""Files as torch.save wrote them before PyTorch 1.6 and since, made without torch; tests/reference has real ones."""
 
 import io
 import os
@@ -6,6 +6,7 @@ import pickle
 import re
 import sys
 import types
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -70,7 +71,24 @@ def state(torch, offset=0, shape=(2, 3), strides=(3, 1), kind="FloatStorage", si
     return OrderedDict(weight=weight, count=count)
 
 
-def test_tensors_are_read_with_their_strides(torch, tmp_path):
+class ZippedPickler(Pickler):
+    def persistent_id(self, value):
+        return super().persistent_id(value)[:5] if isinstance(value, Storage) else None
+
+
+def zipped(content, keys=("0", "1"), pickled="data.pkl", order=b"little"):
+    file, stream = io.BytesIO(), io.BytesIO()
+    ZippedPickler(stream, protocol=2).dump(content)
+    with zipfile.ZipFile(file, "w") as members:
+        members.writestr(f"weights/{pickled}", stream.getvalue())
+        members.writestr("weights/byteorder", order)
+        for key in keys:
+            members.writestr(f"weights/data/{key}", VALUES[key].tobytes())
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("saved", [saved, zipped])
+def test_tensors_are_read_with_their_strides(torch, tmp_path, saved):
     path = tmp_path / "weights.pth"
     path.write_bytes(saved(state(torch)))
     found = load_tensors(path)
@@ -98,6 +116,11 @@ WRONG = {
     "begin as one": lambda torch: saved(state(torch), order=False),
     "storages of no tensor": lambda torch: saved(state(torch), keys=("0",)),
     "no file of plain tensors": lambda torch: b"PK\x03\x04 a zip",
+    "posix.*system|nt.system": lambda torch: zipped(Command()),
+    "not enough values|File is not": lambda torch: zipped(state(torch), pickled="other.pkl"),
+    "big-endian": lambda torch: zipped(state(torch), order=b"big"),
+    "0 has 24 bytes, not 7 of float32": lambda torch: zipped(state(torch, size=7)),
+    "no item named": lambda torch: zipped(state(torch), keys=("0",)),
     "plain tensors as torch.save": lambda torch: saved([1, 2]),
 }
 
@@ -112,7 +135,8 @@ def test_what_is_no_such_file_is_refused_and_nothing_of_it_is_run(torch, tmp_pat
     assert [file.name for file in tmp_path.iterdir()] == ["weights.pth"]
 
 
-def test_a_file_that_is_cut_short_anywhere_is_refused(torch, tmp_path):
+@pytest.mark.parametrize("saved", [saved, zipped])
+def test_a_file_that_is_cut_short_anywhere_is_refused(torch, tmp_path, saved):
     path, whole = tmp_path / "weights.pth", saved(state(torch))
     for size in range(0, len(whole), 7):
         path.write_bytes(whole[:size])

@@ -92,17 +92,18 @@ def test_a_picture_has_the_features_that_torch_gives_it():
     assert error <= 1e-4
 
 
-def test_a_file_of_torchs_own_old_format_is_read_and_its_new_one_refused(tmp_path):
+@pytest.mark.parametrize("in_zip", [False, True])
+def test_a_file_of_torchs_own_is_read(tmp_path, in_zip):
     state = {
         "whole": torch.arange(6.0).reshape(2, 3),
         "turned": torch.arange(6.0).reshape(2, 3).T,
         "n": torch.tensor(3),
     }
     state["part"] = state["whole"][:, 1:]
-    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    found = load_tensors(tmp_path / "old.pth")
+    torch.save(state, tmp_path / "state.pth", _use_new_zipfile_serialization=in_zip)
+    found = load_tensors(tmp_path / "state.pth")
     for name, value in state.items():
         np.testing.assert_array_equal(found[name], value.numpy())
-    torch.save(state, tmp_path / "new.pth")
-    with pytest.raises(ValueError, match="no file of plain tensors"):
-        load_tensors(tmp_path / "new.pth")
+    torch.save({"module": torch.nn.Linear(2, 2)}, tmp_path / "more.pth", _use_new_zipfile_serialization=in_zip)
+    with pytest.raises(ValueError, match=r"no file of plain tensors .*it asks for torch"):
+        load_tensors(tmp_path / "more.pth")

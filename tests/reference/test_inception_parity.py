@@ -128,7 +128,7 @@ def test_features_and_logits_agree(size):
 def test_a_picture_has_the_features_that_torch_gives_it(tmp_path):
     """From uint8 pixels and a file on, resized by torch's bilinear."""
     weights, x = state(), pictures()
-    torch.save(weights, tmp_path / "inception.pth", _use_new_zipfile_serialization=False)
+    torch.save(weights, tmp_path / "inception.pth")
     with torch.no_grad():
         pixels = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).float() / 255
         pixels = F.interpolate(pixels, (299, 299), mode="bilinear", align_corners=False)
