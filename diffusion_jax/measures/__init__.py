@@ -7,7 +7,7 @@ decides which arm of a sweep is better: what decides is so settled before anythi
 """
 
 from diffusion_jax.measures.losses import held_out
-from diffusion_jax.measures.pictures import alignment, features, pixels
+from diffusion_jax.measures.pictures import alignment, clip_score, features, pixels
 from diffusion_jax.measures.solving import solved
 
-__all__ = ["alignment", "features", "held_out", "pixels", "solved"]
+__all__ = ["alignment", "clip_score", "features", "held_out", "pixels", "solved"]

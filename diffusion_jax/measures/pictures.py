@@ -4,8 +4,8 @@ import numpy as np
 
 from diffusion_jax import config as entries
 from diffusion_jax.data import shapes_parser
-from diffusion_jax.evaluation import distances, feature_distances
-from diffusion_jax.evaluation import features as networks
+from diffusion_jax.evaluation import distances, feature_distances, vit_features
+from diffusion_jax.measures import networks
 from diffusion_jax.measures.contract import Drawn, Figure, Found, Measure, Subject
 
 POINTS = 0.02  # of a share: two captions in a hundred more or less
@@ -76,7 +76,7 @@ def pixels(subject: Subject) -> Measure:
 def features(subject: Subject, network: dict | None = None, k: int = 5) -> Measure:
     """Distances between drawn and real pictures in a network's features: KID, Frechet, and who lies within reach.
 
-    network: a function of `evaluation.features` that makes them, with its arguments; EfficientNet-Lite0 unless given.
+    network: a function of `networks`, with its arguments; EfficientNet-Lite0 unless given.
     k: of the k nearest neighbors. KID comes first: it has no bias at few pictures, and the Frechet distance has much.
     """
     known = entries.bind(network or dict(name="efficientnet_lite0"), networks)()
@@ -109,6 +109,28 @@ def features(subject: Subject, network: dict | None = None, k: int = 5) -> Measu
                 for name, value in found.items()
             }
         )  # fmt: skip
+
+    return measure
+
+
+def clip_score(subject: Subject, folder: str) -> Measure:
+    """How near pictures and their captions are to CLIP, 100 max(cosine, 0), the mean over held-out captions.
+
+    folder: of a CLIPModel as Hugging Face saves it. Raises as `vit_features.clip` does.
+    """
+    held_out = subject.sets["validation"]
+    known, captions = vit_features.clip(folder), list(held_out["captions"])
+    told = vit_features.clip_captions(folder)(captions)
+
+    def score(pictures: np.ndarray) -> float:
+        return float(vit_features.clip_scores(known.extract(np.asarray(pictures)), told).mean())
+
+    floor = score(held_out["image"])
+    about = dict(title="CLIP score", better="higher", n=len(captions), of="held-out captions", relevant_of="one")
+    about |= dict(relevant=0.5, floor=floor, features=f"{known.name} {known.digest[:12]}")
+
+    def measure(params, seed: int, drawn: Drawn) -> Found:
+        return Found({"mean": Figure(score(drawn()), **about)})
 
     return measure
 

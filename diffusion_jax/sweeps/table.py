@@ -74,10 +74,14 @@ def line(standing: Standing) -> str:
 
 
 def to_go(standings: list[Standing]) -> float | None:
-    """Seconds until all are done, one after the other, if the others take as long as those that are; None: unknown."""
+    """Seconds until all are trained, one after the other, if the others take as long as those that are; None: unknown.
+
+    Arms that share a training wait for one.
+    """
     ended = [standing.seconds for standing in standings if standing.state == "done" and standing.seconds]
+    begun = {standing.run.folder for standing in standings if standing.state in ("running", "done")}
     running = [standing.to_go for standing in standings if standing.state == "running"]
-    waiting = sum(standing.state == "waiting" for standing in standings)
+    waiting = len({standing.run.folder for standing in standings if standing.state == "waiting"} - begun)
     if None in running or (waiting and not ended):
         return None
     return sum(running) + (waiting * sum(ended) / len(ended) if waiting else 0.0)

@@ -9,9 +9,11 @@ from PIL import Image
 
 from diffusion_jax import build
 from diffusion_jax.data import shapes_parser
+from diffusion_jax.evaluation import vit_features
+from diffusion_jax.evaluation.features import Features
 from diffusion_jax.measures import record
 from diffusion_jax.measures.contract import Figure, Found
-from diffusion_jax.measures.pictures import alignment
+from diffusion_jax.measures.pictures import alignment, clip_score, features
 from experiments import tiny
 
 
@@ -127,3 +129,45 @@ def test_more_calls_come_nearer_to_the_solution_and_the_long_run_is_there():
         found = record.make_measuring(config, experiment, "data")(params, 5)
         errors[name, nfe] = found.figures["solved/error"]["value"]
     assert errors["euler", 4] > errors["euler", 16] > errors["heun", 31] == 0
+
+
+def corners(width=2):
+    """A network of two features, with nothing to install: the first pixels."""
+    extract = lambda pictures: np.asarray(pictures, np.float32).reshape(len(pictures), -1)[:, :width]  # noqa: E731
+    return Features("corners", "0123456789abcdef", width, extract)
+
+
+def test_features_of_any_network_are_told_with_its_digest_and_floor(measured):
+    _, params, _ = measured
+    entry = dict(name="features", network=dict(name=f"{__name__}:corners", width=3))
+    config = config_of(entry)
+    sets = build.fixed_sets(config, build.build(config), "data")
+    measure = features(record.Subject(config, None, sets), entry["network"])
+    drawn = np.random.default_rng(0).integers(0, 200, sets["seen"]["image"].shape).astype(np.uint8)
+    found = measure(params, 0, lambda: drawn).figures
+    assert list(found) == ["kid", "frechet", "precision", "recall", "density", "coverage"]
+    assert {(figure.features, figure.n) for figure in found.values()} == {("corners 0123456789ab", 32)}
+    assert found["kid"].value > found["kid"].floor
+    assert found["frechet"].value > found["frechet"].floor
+    assert found["precision"].value < found["precision"].floor
+    itself = measure(params, 0, lambda: sets["seen"]["image"]).figures
+    assert itself["frechet"].value == pytest.approx(0, abs=1e-6)
+    assert itself["coverage"].value == 1
+
+
+def test_clip_scores_are_of_each_picture_with_its_own_caption(monkeypatch):
+    config = config_of(dict(name="clip_score", folder="somewhere"))
+    sets = build.fixed_sets(config, build.build(config), "data")
+    captions = list(sets["validation"]["captions"])
+    one_hot = np.eye(len(captions))
+    network = Features("clip", "0123456789abcdef", 2, lambda pictures: one_hot[pictures[:, 0, 0, 0]])
+    monkeypatch.setattr(vit_features, "clip", lambda folder: network)
+    encode = lambda told: one_hot[[captions.index(caption) for caption in told]]  # noqa: E731
+    monkeypatch.setattr(vit_features, "clip_captions", lambda folder: encode)
+    sets["validation"]["image"] = np.zeros((len(captions), 1, 1, 3), np.uint8)
+    right = np.arange(len(captions)).astype(np.uint8)[:, None, None, None]
+    measure = clip_score(record.Subject(config, None, sets), "somewhere")
+    (figure,) = measure(None, 0, lambda: right).figures.values()
+    assert (figure.value, figure.n, figure.features) == (100.0, len(captions), "clip 0123456789ab")
+    assert figure.floor == pytest.approx(100 / len(captions))
+    assert measure(None, 0, lambda: np.roll(right, 1, axis=0)).figures["mean"].value == 0

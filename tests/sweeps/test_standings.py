@@ -81,6 +81,14 @@ def test_the_status_names_records_and_what_decides(planned):
     assert (planned.folder / told["runs"][1]["figures"]).read_text().startswith('{"figures"')
 
 
+def test_arms_that_share_a_training_wait_for_one(sweep_file, tmp_path):
+    adds = 'add("a"), add("b", sampling=dict(nfe=9)), add("c", sampling=dict(nfe=7))'
+    found = standings.found(plan.read(sweep_file(adds), 3, None, tmp_path))
+    first = [at._replace(state="done", seconds=20.0 * (at.run.arm == "a")) for at in found[:3]]
+    assert table.to_go([*first, *found[3:]]) == 40.0
+    assert table.to_go([*first, found[3]._replace(state="running", to_go=5.0), *found[4:]]) == 25.0
+
+
 def test_the_table_has_a_row_for_each_run(planned):
     first, second, *others = standings.found(planned)
     seen = [
