@@ -1,7 +1,8 @@
 """An experiment in its folder: begin it or go on, watch it, leave everything there that it takes to use it."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,11 @@ class Run(NamedTuple):
     checkpoints: checkpoint.Checkpoints
 
 
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
 def train(
     config: ConfigDict, workdir: str | Path, data_dir: str, allow_changed: bool = False, profile: str | None = None
 ) -> Path:
@@ -67,28 +73,16 @@ def train(
         begun = trained.beginning(config.begin, where.shapes.params)
 
     with contextlib.ExitStack() as at_the_end:
-        with together.all_or_none():
-            if together.first():
-                folder.mkdir(parents=True, exist_ok=True)
-                at_the_end.enter_context(run_folder.lock(folder))
-                agreement.agree_on_config(folder, config, allow_changed)
-                text.agree(experiment.text, folder / "text_encoder")
-        kept = (config.train.get(name, 0) for name in ("keep_every", "keep_best"))
-        checkpoints = checkpoint.open_checkpoints(folder, config.train.keep, *kept)
-        at_the_end.callback(checkpoint.close, checkpoints)
-        at_the_end.callback(batches.close)
-        run = Run(config, folder, experiment, where, batches, checkpoints)
+        run = opened(config, folder, experiment, where, batches, at_the_end, allow_changed)
         now = newest(run) or placement.first_state(experiment, where, config.seed, begun)
         if int(now.step) >= config.train.steps:
             say(f"{folder} is trained: step {int(now.step)} of {config.train.steps}")
             return folder
         shown = progress(config.train.steps, int(now.step), config.batch_size)
         at_the_end.callback(shown.close)
-        if cut := experiment.text.truncated(sets["seen"]["captions"]):
-            count = len(sets["seen"]["captions"])
-            shown.say(f"of {count} training captions, {cut} are longer than what is read of them")
+        say_what_is_cut(experiment, sets, shown.say)
         leave = at_the_end.enter_context(leaving.leaving_politely())
-        with last_good_named(checkpoints, folder):
+        with last_good_named(run.checkpoints, folder):
             step = advance(run, now, looks, shown, leave.asked, profile, at_the_end)
     if step < config.train.steps:
         say(f"left at step {step}, as asked; the same command goes on from there")
@@ -96,7 +90,30 @@ def train(
     return folder
 
 
-def newest(run: Run) -> state.TrainState | None:
+def opened(
+    config: ConfigDict,
+    folder: Path,
+    experiment: Experiment,
+    where: placement.Placed,
+    batches: Batches,
+    at_the_end: contextlib.ExitStack,
+    allow_changed: bool = False,
+) -> Run:
+    """A training in its folder, which is made, or agrees with the config, and is held until the end."""
+    with together.all_or_none():
+        if together.first():
+            folder.mkdir(parents=True, exist_ok=True)
+            at_the_end.enter_context(run_folder.lock(folder))
+            agreement.agree_on_config(folder, config, allow_changed)
+            text.agree(experiment.text, folder / "text_encoder")
+    kept = (config.train.get(name, 0) for name in ("keep_every", "keep_best"))
+    checkpoints = checkpoint.open_checkpoints(folder, config.train.keep, *kept)
+    at_the_end.callback(checkpoint.close, checkpoints)
+    at_the_end.callback(batches.close)
+    return Run(config, folder, experiment, where, batches, checkpoints)
+
+
+def newest(run: Run, say: Callable[[str], None] = say) -> state.TrainState | None:
     """The state to go on from, with the batches where they were; None where there is none."""
     shapes = parallel.shapes_as(run.where.shapes, run.where.shardings)
     if (restored := checkpoint.restore(run.checkpoints, shapes, say)) is None:
@@ -105,6 +122,13 @@ def newest(run: Run) -> state.TrainState | None:
     run.batches.set_state(position)
     say(f"going on from step {int(now.step)} in {run.folder}")
     return now
+
+
+def say_what_is_cut(experiment: Experiment, sets: dict[str, dict], say: Callable[[str], None]) -> None:
+    """A line where captions are longer than what is read of them."""
+    if cut := experiment.text.truncated(sets["seen"]["captions"]):
+        count = len(sets["seen"]["captions"])
+        say(f"of {count} training captions, {cut} are longer than what is read of them")
 
 
 def advance(
@@ -117,6 +141,25 @@ def advance(
     at_the_end: contextlib.ExitStack,
 ) -> int:
     """Train until the end, or until asked to leave, and save; returns the step."""
+    take_step = placement.make_step(run.config, run.experiment, run.where)
+    if profile is not None:
+        steps = profiling.steps_of(profile, int(now.step))
+        profiled = profiling.profiled(take_step, steps, run.folder / "profile", int(now.step), shown.say)
+        take_step = at_the_end.enter_context(profiled)
+    asking = partial(batch_by_batch, run, looks=looks, shown=shown, leave=leave, at_the_end=at_the_end)
+    return int(loop.stepped(now, take_step, asking).step)
+
+
+def batch_by_batch(
+    run: Run,
+    current: Callable[[], state.TrainState],
+    looks: watching.Looks,
+    shown: Progress,
+    leave: Callable[[int], bool],
+    at_the_end: contextlib.ExitStack,
+) -> Generator[dict, dict, int]:
+    """The training of a run for whoever takes its steps, see `loop.batch_by_batch`: watched, and saved at the end."""
+    now = current()
     plan, write = run.config.train, open_metrics(run.folder, int(now.step), at_the_end)
     watched = watching.watch(run.config, run.folder, at_the_end)
     errors: dict[int, float] = {}  # on held-out pictures, by step
@@ -142,14 +185,9 @@ def advance(
     every += watching.snapshots(run.config, run.folder, run.where, now)
     every = [(n, watched.patiently(hook)) for n, hook in every]
     saving = (plan.save_every, watched.patiently(save))
-    take_step = placement.make_step(run.config, run.experiment, run.where)
-    if profile is not None:
-        steps = profiling.steps_of(profile, int(now.step))
-        profiled = profiling.profiled(take_step, steps, run.folder / "profile", int(now.step), shown.say)
-        take_step = at_the_end.enter_context(profiled)
-    now = loop.train(
-        now,
-        take_step,
+    step = yield from loop.batch_by_batch(
+        int(now.step),
+        current,
         run.batches,
         steps=plan.steps,
         every=[*every, saving],  # saved last: a resumed run repeats what it cut short
@@ -162,15 +200,10 @@ def advance(
         leave=leave,
     )
     for n, hook in every:
-        if n and int(now.step) % n and int(now.step) == plan.steps:
-            hook(now)
-    watched.patiently(finish)(now)
-    return int(now.step)
-
-
-def say(line: str) -> None:
-    """Print a line at once."""
-    print(line, flush=True)
+        if n and step % n and step == plan.steps:
+            hook(current())
+    watched.patiently(finish)(current())
+    return step
 
 
 def open_metrics(folder: Path, step: int, at_the_end: contextlib.ExitStack):

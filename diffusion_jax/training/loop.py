@@ -1,7 +1,7 @@
 """The loop around a step: watch it, look at it now and then, leave when asked to."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -18,6 +18,27 @@ def train(
     state: TrainState,
     train_step: Callable[[TrainState, dict], tuple[TrainState, dict]],
     batches: Iterator[dict],
+    **settings,
+) -> TrainState:
+    """Step until the end, or until asked to leave; returns the last state. settings: of `batch_by_batch`."""
+    return stepped(state, train_step, lambda current: batch_by_batch(int(state.step), current, batches, **settings))
+
+
+def stepped(state: TrainState, train_step: Callable, asking: Callable[[Callable], Generator]) -> TrainState:
+    """The last state of a loop that yields a batch for each step: asking(current), where current() is the state."""
+    asks, metrics = asking(lambda: state), None
+    while True:
+        try:
+            batch = asks.send(metrics)
+        except StopIteration:
+            return state
+        state, metrics = train_step(state, batch)
+
+
+def batch_by_batch(
+    step: int,
+    current: Callable[[], TrainState],
+    batches: Iterator[dict],
     *,
     steps: int,
     every: Sequence[tuple[int, Callable[[TrainState], None]]],
@@ -28,9 +49,11 @@ def train(
     waiting: Callable[[], AbstractContextManager] = nullcontext,
     skips: int = 0,
     leave: Callable[[int], bool] = lambda step: False,
-) -> TrainState:
-    """Step until `steps` updates are done, or leave(updates done so far) says so; returns the last state.
+) -> Generator[dict, dict, int]:
+    """The loop from `step` on: yields the batch of each step, is sent the metrics of it, returns the steps done.
 
+    Who asks it for batches takes the steps, of this training alone or of many at once. It ends when `steps` updates are
+    done, or leave(updates done so far) says so. current: () -> the state after the last step.
     every: (n, hook) pairs; hook(state) runs after each n-th step, never for n = 0. tick(step) runs after each step,
     and waiting() is the context of every wait for the devices.
     log receives the means over the steps since the last log, images/s, and the share of time spent waiting for data;
@@ -39,7 +62,7 @@ def train(
     is no number, before any hook sees that state; and where a step leaves such out (`nonfinite`), after more than
     `skips` of them in a row.
     """
-    step, first = int(state.step), int(state.step) + 1
+    first = step + 1
     window: list[dict] = []
     pending, waited, begun, skipped = None, 0.0, time.perf_counter(), 0
 
@@ -63,7 +86,7 @@ def train(
         before = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - before
-        state, metrics = train_step(state, batch)
+        metrics = yield batch
         step += 1
         if pending is not None:
             take(step - 1, pending)
@@ -79,14 +102,14 @@ def train(
             report()
         paused = time.perf_counter()
         for hook in due:
-            hook(state)
+            hook(current())
         begun += time.perf_counter() - paused
         tick(step)
     if pending is not None:
         take(step, pending)
     if window:
         report()
-    return state
+    return step
 
 
 def read(step: int, metrics: dict) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import datetime
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from tqdm import tqdm
 
@@ -19,9 +19,9 @@ class Progress(NamedTuple):
     close: Callable
 
 
-def progress(total: int, done: int, batch_size: int) -> Progress:
-    """For `done` of `total` steps; the time to go is in both forms."""
-    on_terminal = sys.stderr.isatty() and together.first()
+def progress(total: int, done: int, batch_size: int, file: TextIO | None = None) -> Progress:
+    """For `done` of `total` steps; the time to go is in both forms. file: told instead of this process's output."""
+    on_terminal = file is None and sys.stderr.isatty() and together.first()
     bar = tqdm(total=total, initial=done, unit="step", smoothing=0.02, disable=not on_terminal, dynamic_ncols=True)
 
     def note(step: int, loss: float, images_per_second: float) -> None:
@@ -30,10 +30,10 @@ def progress(total: int, done: int, batch_size: int) -> Progress:
             bar.set_postfix_str(figures)
             return
         to_go = f", {duration((total - step) * batch_size / images_per_second)} to go" if images_per_second else ""
-        print(f"step {step}/{total}, {figures}{to_go}", flush=True)
+        print(f"step {step}/{total}, {figures}{to_go}", file=file, flush=True)
 
     def say(line: str) -> None:
-        bar.write(line) if on_terminal else print(line, flush=True)
+        bar.write(line) if on_terminal else print(line, file=file, flush=True)
 
     return Progress(lambda: bar.update(1), note, say, bar.close)
 
