@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
+from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
 from diffusion_jax.experiment import Experiment
@@ -15,6 +16,7 @@ from diffusion_jax.training.layout import gathered, layout
 from diffusion_jax.types import Params
 
 WAYS = ("jit", "pmap")
+COLUMNS = ("image", "tokens", "mask")  # of a batch: what goes to the devices
 PARALLEL = dict(name="jit", mesh=dict(data=-1, fsdp=1, tensor=1))  # what a config without the entry means
 
 
@@ -93,6 +95,19 @@ def gather(where: Placed) -> Callable:
     return jax.jit(lambda params: gathered(params, where.shardings.params))
 
 
+def one_update(config: ConfigDict, experiment: Experiment, axis: str | None = None) -> Callable:
+    """(state, batch, key) -> (state, metrics), not compiled yet; see `training.step`."""
+    update = step.make_train_step(
+        experiment.loss,
+        experiment.optimizer,
+        config.ema_decay,
+        experiment.fixed,
+        microbatch=config.get("microbatch", 0),
+        axis=axis,
+    )
+    return nonfinite.skipping(update) if config.train.get("skip_nonfinite", 0) else update
+
+
 def compiled_step(config: ConfigDict, experiment: Experiment, where: Placed) -> Callable:
     """(state, batch, key) -> (state, metrics) on the devices of the mesh, jitted or mapped as config.parallel says."""
     by_pmap = _entry(config)["name"] == "pmap"
@@ -100,28 +115,25 @@ def compiled_step(config: ConfigDict, experiment: Experiment, where: Placed) -> 
     def loss(params, *arguments):
         return experiment.loss(gathered(params, where.shardings.params), *arguments)
 
-    update = step.make_train_step(
-        loss if where.mesh.shape["fsdp"] > 1 else experiment.loss,
-        experiment.optimizer,
-        config.ema_decay,
-        experiment.fixed,
-        microbatch=config.get("microbatch", 0),
-        axis="rows" if by_pmap else None,
-    )
-    if config.train.get("skip_nonfinite", 0):
-        update = nonfinite.skipping(update)
+    gathers = where.mesh.shape["fsdp"] > 1
+    update = one_update(config, experiment._replace(loss=loss) if gathers else experiment, "rows" if by_pmap else None)
     if by_pmap:
         return mapped.pmap_parallel(update, where.mesh)
     return parallel.jit_parallel(update, where.mesh, where.shardings)
 
 
+def step_key(seed: int) -> Key[Array, ""]:
+    """The key of all that a run draws after its first parameters."""
+    return jax.random.fold_in(jax.random.key(seed), 1)
+
+
 def make_step(config: ConfigDict, experiment: Experiment, where: Placed) -> Callable:
     """(state, this process's rows of a batch) -> (state, metrics), on all devices of the mesh."""
     compiled = compiled_step(config, experiment, where)
-    key = parallel.replicate(jax.random.fold_in(jax.random.key(config.seed), 1), where.mesh)
+    key = parallel.replicate(step_key(config.seed), where.mesh)
 
     def take_step(now: state.TrainState, batch: dict) -> tuple[state.TrainState, dict]:
-        arrays = {name: batch[name] for name in ("image", "tokens", "mask")}
+        arrays = {name: batch[name] for name in COLUMNS}
         return compiled(now, parallel.split_batch(arrays, where.mesh, config.batch_size), key)
 
     return take_step

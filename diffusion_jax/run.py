@@ -12,6 +12,7 @@ from diffusion_jax import agreement, build, placement, text, trained, watching
 from diffusion_jax import config as entries
 from diffusion_jax.data.broken import BrokenData
 from diffusion_jax.data.pipeline import Batches
+from diffusion_jax.data.shared import Share
 from diffusion_jax.experiment import Experiment
 from diffusion_jax.training import (
     checkpoint,
@@ -36,7 +37,7 @@ class Run(NamedTuple):
     folder: Path
     experiment: Experiment
     where: placement.Placed
-    batches: Batches
+    batches: Batches | Share
     checkpoints: checkpoint.Checkpoints
 
 
@@ -95,7 +96,7 @@ def opened(
     folder: Path,
     experiment: Experiment,
     where: placement.Placed,
-    batches: Batches,
+    batches: Batches | Share,
     at_the_end: contextlib.ExitStack,
     allow_changed: bool = False,
 ) -> Run:
@@ -160,7 +161,9 @@ def batch_by_batch(
 ) -> Generator[dict, dict, int]:
     """The training of a run for whoever takes its steps, see `loop.batch_by_batch`: watched, and saved at the end."""
     now = current()
-    plan, write = run.config.train, open_metrics(run.folder, int(now.step), at_the_end)
+    step, kept = int(now.step), watching.snapshots(run.config, run.folder, run.where, now)
+    del now  # or it would be kept on the devices for as long as this goes on
+    plan, write = run.config.train, open_metrics(run.folder, step, at_the_end)
     watched = watching.watch(run.config, run.folder, at_the_end)
     errors: dict[int, float] = {}  # on held-out pictures, by step
 
@@ -182,11 +185,10 @@ def batch_by_batch(
         watched.look(shown.say)
 
     every = watching.hooks(run.config, run.folder, write_and_keep, shown.say, looks)
-    every += watching.snapshots(run.config, run.folder, run.where, now)
-    every = [(n, watched.patiently(hook)) for n, hook in every]
+    every = [(n, watched.patiently(hook)) for n, hook in [*every, *kept]]
     saving = (plan.save_every, watched.patiently(save))
     step = yield from loop.batch_by_batch(
-        int(now.step),
+        step,
         current,
         run.batches,
         steps=plan.steps,

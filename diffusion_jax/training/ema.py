@@ -2,12 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from diffusion_jax.types import Params
 
 
-def decay_at(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
+def decay_at(step: Int[Array, ""], decay: ArrayLike) -> Float[Array, ""]:
     """The decay after `step` updates: it rises from 0.1 to `decay`, so that the initial weights are soon forgotten.
 
     min(decay, (1 + step) / (10 + step)), the schedule of TensorFlow's ExponentialMovingAverage with num_updates.

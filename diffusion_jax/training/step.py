@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from diffusion_jax.diffusion import keys as random_keys
 from diffusion_jax.training import ema
@@ -14,7 +15,7 @@ from diffusion_jax.training.state import TrainState, apart
 def make_train_step(
     loss: Callable,
     optimizer: optax.GradientTransformation,
-    ema_decay: float,
+    ema_decay: ArrayLike,
     fixed: Sequence[str] = (),
     microbatch: int = 0,
     axis: str | None = None,
