@@ -1,5 +1,6 @@
 """The mean and covariance of features in a file, as papers publish them and as pytorch-fid writes them: an .npz.
 
+    features = inception(weights, resizing="tensorflow")  # guided-diffusion's graph has the pictures resized inside
     reference = load_moments("VIRTUAL_imagenet256_labeled.npz", features)
     found = fd(moments(features.extract(samples)), reference)
 
