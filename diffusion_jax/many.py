@@ -6,6 +6,7 @@ A folder receives log.txt as well: what is said of its training, a line each.
 import contextlib
 import functools
 import json
+import runpy
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -222,3 +223,11 @@ def tell(folder: Path, line: str) -> None:
     """Append a line to the log of a training."""
     with contextlib.suppress(OSError), open(folder / "log.txt", "a") as log:
         log.write(f"{line}\n")
+
+
+def config_of(folder: str | Path) -> ConfigDict:
+    """The config of a run that a sweep has begun. Raises FileNotFoundError where there is none."""
+    path = Path(folder) / "config.py"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no config.py, as diffusion-jax sweep writes it")
+    return runpy.run_path(str(path))["get_config"]()

@@ -6,6 +6,7 @@ Examples:
   diffusion-jax sweep experiments/ablations/prediction.py --seeds=3 --workdir=runs/sweeps
   diffusion-jax sweep experiments/ablations/prediction.py --preset=full --dry_run
   diffusion-jax sweep experiments/ablations/prediction.py --at_once=2
+  diffusion-jax sweep experiments/ablations/null.py --together
   diffusion-jax sweep experiments/ablations/prediction.py --launcher=slurm --slurm=timeout_min=600,gpus_per_node=8
 
 A sweep file has a docstring, get_config() and sweep(add), which calls add(name, **changes) for each arm. Runs lie in
@@ -25,6 +26,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("data_dir", "data", "Folder of the data sets.", flag_values=values)
     flags.DEFINE_list("slurm", [], "submitit's parameters of a job, as NAME=VALUE.", flag_values=values)
     flags.DEFINE_integer("at_once", 1, "Runs trained side by side.", lower_bound=1, flag_values=values)
+    flags.DEFINE_bool("together", False, "Train runs that differ in numbers only in one program.", flag_values=values)
     flags.DEFINE_bool("measure_only", False, "Measure what is trained, train nothing.", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "Print the arms and where the runs stand, and stop.", flag_values=values)
 
@@ -33,4 +35,4 @@ def run(args: flags.FlagValues, file: str) -> int:
     from diffusion_jax import sweeps
 
     what = (file, args.seeds, args.preset, args.workdir, args.data_dir)
-    return sweeps.run(*what, args.dry_run, args.measure_only, args.at_once, args.launcher, args.slurm)
+    return sweeps.run(*what, args.dry_run, args.measure_only, args.at_once, args.launcher, args.slurm, args.together)

@@ -1,5 +1,7 @@
 """The runs of a sweep on this machine, one or some at a time, each a `diffusion-jax train` in a process of its own.
 
+Or several of them as one program, in the process of a `diffusion-jax together`.
+
 A run folder receives, besides what a training leaves there, config.py, by which it can be trained by hand too, and
 log.txt, with what its processes printed.
 """
@@ -11,45 +13,44 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 from diffusion_jax.files import write_whole
-from diffusion_jax.sweeps import board, measuring
-from diffusion_jax.sweeps import standings as stands
+from diffusion_jax.sweeps import board, measuring, one_program
 from diffusion_jax.sweeps.plan import Plan, Run
 from diffusion_jax.training import run_folder
 
 EVERY = 2.0  # seconds between two looks at a run
 
 
-def run_all(plan: Plan, data_dir: str, at_once: int = 1) -> int:
+def run_all(plan: Plan, data_dir: str, at_once: int = 1, together: bool = False) -> int:
     """Train every run that is not done, then measure them; returns the exit code, see `sweeps.run`.
 
-    at_once: runs that are trained side by side. A run that fails stops no other. SIGTERM and Ctrl-C are passed on, so
-    that what runs is saved, and end the sweep.
+    at_once: processes that train side by side. together: runs that are one program share a process. A run that fails
+    stops no other. SIGTERM and Ctrl-C are passed on, so that what runs is saved, and end the sweep.
     """
     with passing_on() as (children, received):
         with board.shown(plan, lambda: bool(received)) as told:
-
-            def one(numbers: list[int]) -> None:
-                for number in numbers:
-                    if received:
-                        return
-                    if stands.finished(plan.runs[number]):
-                        told.found(number)
-                        continue
-                    told.begin(number)
-                    code = train(plan.runs[number], data_dir, children, received, partial(told.look, number))
-                    told.end(number, code)
-
             homes: dict[Path, list[int]] = {}  # arms that share a training: the first one trains
             for number in told.waiting:
                 homes.setdefault(plan.runs[number].folder, []).append(number)
+            firsts = [numbers[0] for numbers in homes.values()]
+            groups = one_program.groups(plan, firsts) if together else [(number,) for number in firsts]
+
+            def one(numbers: Sequence[int]) -> None:
+                if received:
+                    return
+                told.begin(numbers)
+                code = train([plan.runs[number] for number in numbers], data_dir, children, received, told.look)
+                told.end(numbers, code)
+                for number in numbers:
+                    for other in homes[plan.runs[number].folder][1:]:
+                        told.shared(other, code)
+
             with ThreadPoolExecutor(at_once) as pool:
-                list(pool.map(one, homes.values()))  # an error of ours is raised
+                list(pool.map(one, groups))  # an error of ours is raised
         unmeasured = 0 if received else measuring.in_a_process(plan, data_dir, children)
         told.summary()
     if received:
@@ -58,17 +59,24 @@ def run_all(plan: Plan, data_dir: str, at_once: int = 1) -> int:
     return int(told.failed() or bool(unmeasured))
 
 
-def train(run: Run, data_dir: str, children: list, received: list[int], look: Callable[[], None]) -> int | None:
-    """Train a run in a process, and look now and then; returns its exit code, None where it was not begun any more.
+def train(
+    runs: Sequence[Run], data_dir: str, children: list, received: list[int], look: Callable[[], None]
+) -> int | None:
+    """Train runs in a process, and look now and then; returns its exit code, None where it was not begun any more.
 
-    Where another process trains it, which a sweep that was killed has left behind, say, that one goes first.
+    Where another process trains one, which a sweep that was killed has left behind, say, that one goes first.
     """
-    while not free(run) and not received:
+    while not all(map(free, runs)) and not received:
         look()
         time.sleep(EVERY)
     if received:
         return None
-    with open_log(run) as log, subprocess.Popen(command(run, data_dir), **apart(log)) as child:
+    with contextlib.ExitStack() as logs:
+        log, *others = [logs.enter_context(open_log(run)) for run in runs]
+        if others:
+            log = logs.enter_context(open(one_program.log_of(runs), "ab"))
+        words = one_program.command(runs, data_dir) if others else command(runs[0], data_dir)
+        child = logs.enter_context(subprocess.Popen(words, **apart(log)))
         children.append(child)
         if received:  # between the question above and now
             child.send_signal(received[0])

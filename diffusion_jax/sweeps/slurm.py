@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from diffusion_jax.files import write_json
 from diffusion_jax.sweeps import board, local, measuring
-from diffusion_jax.sweeps import standings as stands
 from diffusion_jax.sweeps.plan import Plan, Run
 
 SUBMITTED = "submitted.json"
@@ -121,16 +120,15 @@ def run_all(plan: Plan, data_dir: str, settings: dict, make: Callable = executor
             homes = {plan.runs[number].folder: number for number in reversed(told.waiting)}
             jobs = submitted(by, plan, sorted(homes.values()), data_dir)
             for number in jobs:
-                told.begin(number)
+                told.begin([number])
             while jobs and not received:
                 for number in [number for number, job in jobs.items() if job.done()]:
-                    told.end(number, code_of(jobs.pop(number)))
-                for number in jobs:
-                    told.look(number)
+                    told.end([number], code_of(jobs.pop(number)))
+                told.look()
                 time.sleep(EVERY if jobs else 0)
-            for number in set(told.waiting) - set(homes.values()):  # of arms that share a training
-                if stands.finished(plan.runs[number]):
-                    told.found(number)
+            if not received:
+                for number in sorted(set(told.waiting) - set(homes.values())):
+                    told.shared(number, 1)
         unmeasured = 0
         if not received and measuring.left(plan):
             log = plan.folder / "measuring.txt"

@@ -58,7 +58,7 @@ def test_a_run_that_another_process_trains_is_waited_for(run, monkeypatch):
             assert not (run.folder / "log.txt").exists()
             other.close()
 
-    assert local.train(run, "pictures", [], [], look) == 0
+    assert local.train([run], "pictures", [], [], look) == 0
     assert looks[:4] in ([False] * 3, [False] * 3 + [True])
     assert board.last_line(run.folder / "log.txt") == "pictures"
 
@@ -72,7 +72,7 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_wait(run):
 def test_asked_to_leave_while_another_process_trains_nothing_is_begun(run):
     run.folder.mkdir(parents=True)
     with run_folder.lock(run.folder):
-        code = local.train(run, "data", [], [signal.SIGTERM], lambda: None)
+        code = local.train([run], "data", [], [signal.SIGTERM], lambda: None)
     assert code is None
     left = board.at_the_end(standings.Standing(run, "running", code=code), asked=True)
     assert (left.state, left.code, left.said) == ("left", None, "")
