@@ -9,6 +9,7 @@ meets it: each arm once, or all in one.
 """
 
 import argparse
+import contextlib
 import functools
 import runpy
 import statistics
@@ -19,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import alike, build, placement
-from diffusion_jax.training import many
+from diffusion_jax.training import many, parallel, state
 
 HEAD = "| runs | devices | ms a run's step: separate | together | times as fast | s to compile: separate | together |"
 NUMBERS = ("optimizer.learning_rate", "ema_decay", "caption_dropout")
@@ -47,14 +48,14 @@ def seconds(function, steps: int) -> float:
 class Separate:
     """Runs one after the other on the first device: the step of one arm is as good as that of any."""
 
-    def __init__(self, configs, batch):
+    def __init__(self, configs, batch, first):
         config, experiment = configs[0], build.build(configs[0])
         where = placement.placed(experiment, placement.mesh_of(config, jax.devices()[:1]))
         self.batch = batch
-        self.states = [placement.first_state(experiment, where, config.seed) for config in configs]
+        self.states = [parallel.place(first, where.shardings) for _ in configs]
         self.take_step = placement.make_step(config, experiment, where)
         begun = time.perf_counter()
-        self.step()
+        jax.block_until_ready(self.take_step(parallel.place(first, where.shardings), batch))
         self.compiling = (time.perf_counter() - begun) * len(configs)
 
     def step(self):
@@ -65,12 +66,10 @@ class Separate:
 class Together:
     """The same runs in one program, on all devices."""
 
-    def __init__(self, configs, batch):
+    def __init__(self, configs, batch, first):
         mesh = many.mesh_of(len(configs))
-        init = jax.jit(functools.partial(alike.init, configs[0]))
         numbers = alike.stacked_numbers(configs, NUMBERS)
-        states = [init(each, np.uint32(0)) for each in numbers]
-        self.states, self.devices = many.stacked(states, mesh), mesh.size
+        self.states, self.devices = many.stacked([first] * len(configs), mesh), mesh.size
         self.numbers = many.stacked(numbers, mesh)
         self.keys = many.stacked([placement.step_key(0)] * len(configs), mesh)
         self.which = many.stacked([np.int32(0)] * len(configs), mesh)
@@ -86,12 +85,9 @@ class Together:
         return self.states
 
 
-def row(config: ConfigDict, count: int, steps: int, blocks: int) -> str:
+def row(config: ConfigDict, count: int, batch: dict, first: state.TrainState, steps: int, blocks: int) -> str:
     configs = arms(config, count)
-    batches = build.batches(config, build.build(config), "data")
-    batch = next(batches)
-    batches.close()
-    ways = [Separate(configs, batch), Together(configs, batch)]
+    ways = [Separate(configs, batch, first), Together(configs, batch, first)]
     times = [[], []]
     for _ in range(blocks):
         for way, told in zip(ways, times, strict=True):
@@ -109,18 +105,21 @@ def main():
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--blocks", type=int, default=5)
     args = parser.parse_args()
-    jax.config.update("jax_enable_compilation_cache", False)
     config = runpy.run_path(args.config)["get_config"]()
     for change in args.set:
         name, _, number = change.partition("=")
         config.update_from_flattened_dict({name: type(alike.numbers_in(config).get(name, 1))(float(number))})
+    with contextlib.closing(build.batches(config, build.build(config), "data")) as batches:
+        batch = next(batches)
+    first = jax.device_get(jax.jit(functools.partial(alike.init, config, {}))(np.uint32(config.seed)))
+    jax.config.update("jax_enable_compilation_cache", False)
     print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {args.config} {' '.join(args.set)}\n")
     print(
         "| runs | devices | ms a run's step, separate | together | times as fast | s to compile, separate | together |"
     )
     print("|---|---|---|---|---|---|---|", flush=True)
     for count in map(int, args.counts.split(",")):
-        print(row(config, count, args.steps, args.blocks), flush=True)
+        print(row(config, count, batch, first, args.steps, args.blocks), flush=True)
 
 
 if __name__ == "__main__":

@@ -172,9 +172,10 @@ def _in_class(configs: Sequence[ConfigDict], experiment: Experiment | None, plac
     known = {place: numbers_in(configs[place]) for place in places} if experiment else {}
     names = [name for name in known.get(places[0], ()) if len({known[place][name] for place in places}) > 1]
     config = configs[places[0]]
-    taken = [name for name in names if takes(config, experiment, [name])]
-    if len(taken) > 1 and not takes(config, experiment, taken):
-        taken = []
+    taken = names
+    if names and not takes(config, experiment, names):
+        taken = [name for name in names if len(names) > 1 and takes(config, experiment, [name])]
+        taken = taken if len(taken) < 2 or takes(config, experiment, taken) else []
     parts: dict[tuple, list[int]] = {}
     for place in places:
         parts.setdefault(tuple(known[place][name] for name in names if name not in taken), []).append(place)

@@ -5,6 +5,7 @@ eps is 1e-3 here, see tests/training/test_layouts.py.
 """
 
 import contextlib
+import shutil
 
 import jax
 import numpy as np
@@ -122,3 +123,44 @@ def test_one_program_is_the_runs_one_by_one(apart, on, devices, tmp_path):
         assert many.train(configs, [tmp_path / name for name in names], "data") == {}
     for name in names:
         assert_same(tmp_path / name, apart[name])
+
+
+def test_killed_and_begun_again_all_reach_the_same_end(apart, on, tmp_path):
+    """Together, though they had come to different steps; and one of them alone, as the ordinary run that it is."""
+    names, configs = zip(*runs_of(ARMS, (0,)), strict=True)
+    folders = [tmp_path / name for name in names]
+    with on(1):
+        many.train(configs, folders, "data")
+        for folder, first in zip(folders, (5, 5, STEPS), strict=True):
+            for step in checkpoint_files.steps_in(folder / "checkpoints"):
+                if step > first:
+                    shutil.rmtree(folder / "checkpoints" / str(step))
+        shutil.rmtree(folders[0] / "checkpoints" / "5")  # killed before its first checkpoint
+        shutil.copytree(folders[1], tmp_path / "alone")
+        assert many.train(configs, folders, "data") == {}
+        run.train(configs[1], tmp_path / "alone", "data")
+    assert "going on from step 5" in (folders[1] / "log.txt").read_text()
+    for name in names:
+        assert_same(tmp_path / name, apart[name])
+    assert_same(tmp_path / "alone", apart[names[1]])
+
+
+def test_one_that_diverges_stops_no_other(apart, on, tmp_path):
+    arms = {"base": {}, "wild": {"optimizer.learning_rate": 1e30}, "averaged": ARMS["averaged"]}
+    names, configs = zip(*runs_of(arms, (0,)), strict=True)
+    with on(1):
+        failed = many.train(configs, [tmp_path / name for name in names], "data")
+    (folder,) = failed
+    assert folder == tmp_path / "wild_0"
+    assert failed[folder].startswith("training diverged at step ")
+    assert (folder / "log.txt").read_text().endswith(f"error: {failed[folder]}\n")
+    assert max(checkpoint_files.steps_in(folder / "checkpoints"), default=0) < STEPS
+    for name in ("base_0", "averaged_0"):
+        assert_same(tmp_path / name, apart[name])
+
+
+def test_configs_of_two_programs_are_refused(tmp_path):
+    _, configs = zip(*runs_of({"base": {}, "wide": {"denoiser.channels": 16}}, (0,)), strict=True)
+    with pytest.raises(ValueError, match=r"a and .*b are not one program but for its numbers: train them apart"):
+        many.train(configs, [tmp_path / "a", tmp_path / "b"], "data")
+    assert not list(tmp_path.iterdir())
