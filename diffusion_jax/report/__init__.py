@@ -27,5 +27,8 @@ def report(sweep: str, workdir: str = "runs/sweeps") -> Path:
             (beside / f"{figure.name}.svg").write_bytes(figure.svg)
             (beside / f"{figure.name}.png").write_bytes(figure.png)
             (beside / f"{figure.name}.csv").write_text(figure.data, "utf-8")
+        kept = {path.name for path in beside.iterdir()}
+    for old in {path for path in home.iterdir() if path.name not in kept and path.suffix in (".csv", ".svg", ".png")}:
+        old.unlink()  # of a report that had other figures
     print("\n".join([*judged.sentences_of(found, results[0]), f"{home / 'report.html'}"]))
     return home

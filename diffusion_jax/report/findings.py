@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,11 +40,15 @@ class Sweep(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """One figure of all runs, {arm: {seed: figure}}; None: crashed, NaN: diverged. about: as the records tell it."""
+    """One figure of all runs, {arm: {seed: figure}}; None: crashed, NaN: diverged. about: as the records tell it.
+
+    apart: in what runs were measured differently, so that their figures do not compare; nothing where they were not.
+    """
 
     name: str
     about: dict
     values: dict[str, dict[int, float | None]]
+    apart: str = ""
 
 
 def read(folder: Path) -> Sweep:
@@ -64,23 +69,32 @@ def read(folder: Path) -> Sweep:
 
 def measured(sweep: Sweep) -> list[Measured]:
     """Every figure that any run has, those of the deciding measure first; arms without it have no value of it."""
-    about: dict[str, dict] = {}
+    about: dict[str, list[dict]] = {}
     for run in sweep.runs.values():
         for name, figure in (run.record or {}).get("figures", {}).items():
-            about.setdefault(name, figure)
-    return [Measured(name, figure, _values(sweep, name)) for name, figure in about.items()]
+            about.setdefault(name, []).append(figure)
+    return [Measured(name, found[0], _values(sweep, name), _apart(found)) for name, found in about.items()]
+
+
+def _apart(figures: list[dict]) -> str:
+    told = []
+    for key in ("n", "features", "better", "title"):
+        known = {str(figure.get(key)) for figure in figures}
+        if len(known) > 1:
+            told.append(f"{key} is {' or '.join(sorted(known))}")
+    return "; ".join(told)
 
 
 def _values(sweep: Sweep, name: str) -> dict[str, dict[int, float | None]]:
     values: dict[str, dict[int, float | None]] = {arm: {} for arm in sweep.arms}
     for (arm, seed), run in sweep.runs.items():
         figure = (run.record or {}).get("figures", {}).get(name)
-        if figure is not None:
-            values[arm][seed] = float("nan") if figure["value"] is None else figure["value"]
+        if run.state == "failed":  # whatever an earlier process has left of it
+            values[arm][seed] = None
         elif run.state == "diverged":
             values[arm][seed] = float("nan")
-        elif run.state == "failed":
-            values[arm][seed] = None
+        elif figure is not None:
+            values[arm][seed] = float("nan") if figure["value"] is None else figure["value"]
     return values
 
 
@@ -89,7 +103,8 @@ def _run(folder: Path, told: dict) -> Run:
     if told.get("figures"):
         try:
             record = json.loads((folder / told["figures"]).read_text("utf-8"))
-            record["figures"].items()
+            if not all(isinstance(each["value"], Real | None) for each in record["figures"].values()):
+                raise ValueError
         except FileNotFoundError:
             damaged = f"{told['figures']} is gone"
         except (ValueError, KeyError, TypeError, AttributeError):

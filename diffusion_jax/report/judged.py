@@ -16,13 +16,13 @@ class Result(NamedTuple):
 
 
 def results(sweep: Sweep) -> list[Result]:
-    """Every figure, the deciding one first; each is a family of pairs of its own."""
+    """Every figure, the deciding one first; each is a family of pairs of its own, unless runs were measured apart."""
     made = []
     for each in findings.measured(sweep):
         values = {arm: figures for arm, figures in each.values.items() if figures}
         seeds = range(sweep.seeds)
         pairs = []
-        if each.about["better"] and len(values) > 1:
+        if each.about["better"] and len(values) > 1 and not each.apart:
             pairs = verdicts.verdicts(
                 values,
                 seeds,
@@ -57,6 +57,8 @@ def undone(sweep: Sweep) -> list[str]:
 
 def sentences_of(sweep: Sweep, result: Result, most: int = 20) -> list[str]:
     """What to say first of a figure: the arms that were shown to differ, and how many pairs were not."""
+    if result.measured.apart:
+        return [f"Runs were not measured alike, so there is no verdict: {result.measured.apart}."]
     if sweep.seeds < 2:
         return ["One seed: no verdict, since nothing tells the arms' difference from that of two seeds."]
     shown = [verdict for verdict in result.verdicts if verdict.verdict in (verdicts.BETTER, verdicts.WORSE)]

@@ -27,7 +27,7 @@ p, li { max-width: 46rem; }
 .warn { background: var(--warn); padding: .6rem .8rem; border-radius: 6px; }
 .warn p { margin: .2rem 0; }
 .box { overflow-x: auto; margin: .6rem 0; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; width: max-content; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .28rem .7rem .28rem 0; border-bottom: 1px solid var(--line); white-space: nowrap;
   vertical-align: top; }
 td.said { white-space: normal; min-width: 16rem; }

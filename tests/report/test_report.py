@@ -15,6 +15,7 @@ from diffusion_jax.report import findings, judged, parts, tables
 from diffusion_jax.report.findings import Run, Sweep
 
 NAN = float("nan")
+NOT_A_NUMBER = '{"figures": {"held_out/error": {"value": "0.1"}}}'
 THREE = {"a": [1.0, 1.1, 0.9, 1.05, 1.0], "b": [2.0, 2.2, 1.8, 2.1, 2.0], "c": [1.01, 1.09, 0.91, 1.06, 1.0]}
 
 
@@ -116,15 +117,49 @@ def test_crashed_diverged_and_missing_runs_are_named_and_never_averaged(write_sw
 
 def test_a_record_that_is_damaged_or_gone_counts_as_missing_and_is_named(write_sweep):
     folder = write_sweep(THREE)
-    for seed, content in ((0, '{"figures": {"held_out/error": {"val'), (1, "[]"), (2, None)):
+    for seed, content in ((0, '{"figures": {"held_out/error": {"val'), (1, "[]"), (2, None), (3, NOT_A_NUMBER)):
         (path,) = folder.glob(f"a-*/seed_{seed}/figures/key.json")
         path.unlink() if content is None else path.write_text(content)
     sweep = findings.read(folder)
     (result,) = judged.results(sweep)
-    assert result.arms[0].fates.missing == (0, 1, 2)
+    assert result.arms[0].fates.missing == (0, 1, 2, 3)
     (line,) = judged.undone(sweep)
-    assert line.count("is damaged") == 2
+    assert line.count("is damaged") == 3
     assert line.count("is gone") == 1
+
+
+def test_the_state_of_a_run_counts_and_not_what_an_earlier_process_measured(write_sweep):
+    folder = write_sweep(THREE)
+    told = json.loads((folder / "status.json").read_text())
+    told["runs"][0]["state"], told["runs"][1]["state"] = "failed", "diverged"
+    (folder / "status.json").write_text(json.dumps(told))
+    (result,) = judged.results(findings.read(folder))
+    assert (result.arms[0].fates.crashed, result.arms[0].fates.diverged) == ((0,), (1,))
+    assert result.arms[0].mean == np.mean(THREE["a"][2:])
+
+
+def test_runs_that_were_measured_otherwise_are_not_compared(write_sweep, capsys):
+    for change in ({"n": 64}, {"features": "another network"}):
+        folder = write_sweep(THREE, name=f"q{len(change)}{next(iter(change))}")
+        (path,) = folder.glob("c-*/seed_0/figures/key.json")
+        record = json.loads(path.read_text())
+        record["figures"]["held_out/error"] |= change
+        path.write_text(json.dumps(record))
+        home = room.report(str(folder))
+        assert "Runs were not measured alike, so there is no verdict" in capsys.readouterr().out
+        assert len((home / "pairs.csv").read_text().splitlines()) == 1
+
+
+def test_what_an_earlier_report_had_drawn_is_gone(write_sweep):
+    folder = write_sweep(THREE, curves=True)
+    home = room.report(str(folder))
+    assert (home / "curve_held_out_by_level.svg").exists()
+    (home / "notes.txt").write_text("mine")
+    for path in folder.glob("*/*/figures/key.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"curves": {}}))
+    room.report(str(folder))
+    assert not (home / "curve_held_out_by_level.svg").exists()
+    assert (home / "notes.txt").exists()
 
 
 def test_one_seed_has_no_verdict_and_says_so(write_sweep, capsys):
