@@ -24,7 +24,11 @@ from diffusion_jax.training.progress import progress
 
 
 class Work(NamedTuple):
-    """What the trainings share. numbers: of each. first_state: (numbers, seed). looks: (config, its experiment)."""
+    """What the trainings share.
+
+    numbers: of each. where: a state lies when it is read, on one device. first_state: (numbers, seed). looks: (config,
+    its experiment), on all devices.
+    """
 
     configs: Sequence[ConfigDict]
     folders: Sequence[Path]
@@ -96,14 +100,15 @@ def shared_work(configs: Sequence[ConfigDict], folders: Sequence[Path], data_dir
     if others:
         other = folders[others[0].places[0]]
         raise ValueError(f"{folders[0]} and {other} are not one program but for its numbers: train them apart")
-    where = placement.placed(experiment, placement.mesh_of(config))
+    everywhere = placement.placed(experiment, placement.mesh_of(config))
+    where = placement.placed(experiment, parallel.device_mesh(devices=jax.devices()[:1]))
     sets = build.fixed_sets(config, experiment, data_dir)
     known: dict[str, watching.Looks] = {}
 
     def looks(own: ConfigDict, its_experiment: Experiment) -> watching.Looks:
         told = json.dumps(entries.as_json(own) | {"seed": 0}, sort_keys=True)
         if told not in known:
-            known[told] = watching.looks(own, its_experiment, sets, where)
+            known[told] = watching.looks(own, its_experiment, sets, everywhere)
         return known[told]
 
     numbers = alike.stacked_numbers(configs, first.numbers)
@@ -163,7 +168,7 @@ def in_step(work: Work, members: list[Member], failed: dict[int, str], leave: Ca
     asks = {row: asking(work, member, lambda row=row: state_of(row), leave) for row, member in enumerate(members)}
 
     def state_of(row: int) -> state.TrainState:
-        return parallel.place(many.one_of(states, row), work.where.shardings)
+        return many.one_of(states, row)
 
     seeds = sorted({member.run.config.seed for member in members})
     numbers = many.stacked([work.numbers[member.place] for member in members], mesh)

@@ -110,7 +110,7 @@ def snapshots(config: ConfigDict, folder: Path, where: placement.Placed, now: st
         ema_snapshots.forget_after(home, int(now.opt_state.count))
 
     def snapshot(at: state.TrainState) -> None:
-        averages = whole(at.opt_state.averages)  # of all processes
+        averages = whole(parallel.placed(at.opt_state.averages, parallel.everywhere(where.mesh)))  # of all processes
         if together.first():
             ema_snapshots.save(home, int(at.opt_state.count), averages, lengths)
 

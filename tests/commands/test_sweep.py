@@ -230,3 +230,30 @@ def test_bad_words_are_one_line(command, words, code, line, tmp_path):
     assert line in said
     assert said.startswith("error: ")
     assert not list(tmp_path.iterdir())
+
+
+def first_losses(run):
+    return [r["train/loss"] for r in read_metrics(run / "metrics.jsonl") if "train/loss" in r and r["step"] <= 10]
+
+
+def test_together_runs_that_are_one_program_are_trained_in_one_process(copied, command):
+    """Each is then the run that it was one by one; what is done stays, and a crash is told of its run alone."""
+    file, folder, words = copied
+    before = {run: first_losses(run) for run in folder.glob("*/seed_*")}
+    for run in before:
+        shutil.rmtree(run)
+    with open(file, "a") as text:
+        text.write(CRASHES)
+    code, out, _ = command(*words, "--together", "--dry_run")
+    told = "one program: short, seed 0; long, seed 0; short, seed 1; long, seed 1, which differ in ema_decay"
+    assert code == 0
+    assert told in out.splitlines()
+    assert not before.keys() & set(folder.glob("*/seed_*"))
+    code, out, err = command(*words, "--together")
+    assert (code, err) == (1, "")
+    assert out.endswith(f"3 arms x 2 seeds in {folder}: 4 done, 2 failed\n")
+    (log,) = folder.glob("together-*.log")
+    assert "4 trainings in one program, which differ in ema_decay" in log.read_text()
+    for run, expected in before.items():
+        assert first_losses(run) == pytest.approx(expected, rel=1e-3)  # later, Adam has made much of the rounding
+        assert 80 in checkpoint_files.steps_in(run / "checkpoints")
