@@ -114,9 +114,7 @@ def main():
     first = jax.device_get(jax.jit(functools.partial(alike.init, config, {}))(np.uint32(config.seed)))
     jax.config.update("jax_enable_compilation_cache", False)
     print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {args.config} {' '.join(args.set)}\n")
-    print(
-        "| runs | devices | ms a run's step, separate | together | times as fast | s to compile, separate | together |"
-    )
+    print(HEAD)
     print("|---|---|---|---|---|---|---|", flush=True)
     for count in map(int, args.counts.split(",")):
         print(row(config, count, batch, first, args.steps, args.blocks), flush=True)
