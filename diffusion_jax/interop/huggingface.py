@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -199,14 +199,17 @@ def _sources(folder: Path, layout: Any, shapes: Mapping[str, Any]) -> dict[str, 
         shape, wanted = tensors.shape_of(*found[path]), wanted.shape[::-1] if _turned(path) else wanted.shape
         if shape != wanted:
             wrong.append(f"{name} is {shape}, and config.json makes it {wanted}")
-    used = {name for _, name in found.values()}
-    wrong += [
-        f"{name} is left over" for name in sorted(files) if name not in used and not re.match(layout.NOT_OURS, name)
-    ]
+    check_whole(folder, wrong, files, {name for _, name in found.values()}, layout.NOT_OURS)
+    return found
+
+
+def check_whole(folder: Path, wrong: list[str], files: Iterable[str], used: set[str], not_ours: str) -> None:
+    """Raise ValueError with what is wrong, and with tensors of a folder's files that are not used, nor `not_ours`."""
+    left_over = (name for name in sorted(files) if name not in used and not re.match(not_ours, name))
+    wrong = [*wrong, *(f"{name} is left over" for name in left_over)]
     if wrong:
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
         raise ValueError(f"{folder} is not what its config.json says: {'; '.join(wrong[:8])}{more}")
-    return found
 
 
 def _turned(path: str) -> bool:

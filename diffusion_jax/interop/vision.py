@@ -6,7 +6,6 @@ vectors = module.apply({"params": params}, pictures)
 
 import hashlib
 import os
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import numpy as np
 
 from diffusion_jax.files import folder_at
 from diffusion_jax.interop import tensors, vit_layout
-from diffusion_jax.interop.huggingface import config_of
+from diffusion_jax.interop.huggingface import check_whole, config_of
 from diffusion_jax.models.vit import VisionTransformer
 from diffusion_jax.types import Params
 
@@ -81,13 +80,7 @@ def _sources(folder: Path, shapes: Any, of_clip: bool) -> dict[str, tuple[Path, 
         shape, wanted = tensors.shape_of(files[name], name), _stored(leaf.shape, keys)
         if shape[-len(wanted) :] != wanted or np.prod(shape) != np.prod(wanted):
             wrong.append(f"{name} is {shape}, and config.json makes it {wanted}")
-    used = {name for _, name in found.values()}
-    wrong += [
-        f"{name} is left over" for name in sorted(files) if name not in used and not re.match(vit_layout.NOT_OURS, name)
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
-        raise ValueError(f"{folder} is not what its config.json says: {'; '.join(wrong[:8])}{more}")
+    check_whole(folder, wrong, files, {name for _, name in found.values()}, vit_layout.NOT_OURS)
     return found
 
 

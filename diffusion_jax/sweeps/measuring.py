@@ -82,11 +82,11 @@ def _as_told(config, arm: Arm):
     return told
 
 
-def in_a_process(plan: Plan, data_dir: str, children: list, **how) -> int:
+def in_a_process(plan: Plan, data_dir: str, children: list) -> int:
     """Measure what is left, if anything is, in a process that signals reach like a training; returns its exit code."""
     if not left(plan):
         return 0
-    with subprocess.Popen(words(plan, data_dir), **how) as child:
+    with subprocess.Popen(words(plan, data_dir)) as child:
         children.append(child)
         try:
             return child.wait()
